@@ -1,0 +1,52 @@
+"""MergeVQ (CVPR 2025) as an OpenMMLab plugin.
+
+``import mergevq_mm`` makes the installed stack usable (:mod:`mergevq_mm.utils.compat`)
+and nothing more; the rooms are imported by the first registry look-up of a type
+``mergevq_mm.X`` or the first access to an attribute such as ``mergevq_mm.models``.
+Import it before torchvision, ``mmpretrain.models`` or mmagic.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .utils import compat as _compat
+from .version import __version__
+
+_compat.apply()
+
+_ROOMS = (
+    'apis',
+    'datasets',
+    'engine',
+    'evaluation',
+    'models',
+    'registry',
+    'utils',
+    'visualization',
+)
+
+__all__ = ['__version__']
+
+
+def __getattr__(name: str) -> Any:
+    """Import a room on first access (PEP 562).
+
+    Args:
+        name (str): The attribute asked for.
+
+    Returns:
+        Any: The subpackage of that name.
+
+    Raises:
+        AttributeError: If the package has no such room.
+    """
+    if name in _ROOMS:
+        return importlib.import_module(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    """List the package's attributes, with the rooms not imported yet."""
+    return sorted({*globals(), *_ROOMS})

@@ -1,0 +1,40 @@
+"""Shared by all tests: the package first, one thread, seeds, markers."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+# On a busy machine threads that spin while they wait slow small tensors 100 times.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import mergevq_mm  # noqa: F401  (before any test imports torchvision or mmagic)
+
+torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason='needs a CUDA device')
+    for item in items:
+        if 'gpu' in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[int]:
+    """Start each test from the same seed of python, numpy and torch."""
+    seed = 0
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    yield seed
