@@ -1,0 +1,222 @@
+"""What the command-line tools do to a config before they build the runner."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def load_config(path: str | os.PathLike) -> Config:
+    """Read a config file.
+
+    Args:
+        path (str | PathLike): A ``.py``, ``.json`` or ``.yaml`` config.
+
+    Returns:
+        Config: Its content, with what it inherits.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'Config "{path}" does not exist: give the path of a config file, such as '
+            'configs/mergevq_g+r.py.'
+        )
+    return Config.fromfile(path)
+
+
+def set_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
+    """Decide where a run writes: argument, then config, then ``work_dirs/<config>``.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        work_dir (str | None): The command line's choice.
+        config_path (str): Path of the config file.
+    """
+    if work_dir is not None:
+        cfg.work_dir = work_dir
+    elif cfg.get('work_dir') is None:
+        name = os.path.splitext(os.path.basename(config_path))[0]
+        cfg.work_dir = os.path.join('work_dirs', name)
+
+
+def iter_optim_wrappers(optim_wrapper: dict[str, Any]) -> Iterator[tuple[str, dict]]:
+    """List the optimizer wrappers of a config, be it one or several.
+
+    Args:
+        optim_wrapper (dict): The config's ``optim_wrapper``: one wrapper, or a dict
+            of them by name beside a ``constructor``.
+
+    Yields:
+        tuple[str, dict]: Name ('' for a single one) and config of each wrapper.
+    """
+    if 'optimizer' in optim_wrapper:
+        yield '', optim_wrapper
+        return
+    for name, value in optim_wrapper.items():
+        if isinstance(value, dict) and 'optimizer' in value:
+            yield name, value
+
+
+def enable_amp(cfg: Config) -> None:
+    """Turn every optimizer wrapper of a config into an ``AmpOptimWrapper``.
+
+    Args:
+        cfg (Config): The config; changed in place.
+
+    Raises:
+        ValueError: If there is no GPU, no optimizer, or a wrapper that has no mixed
+            precision form.
+    """
+    from mmengine.device import get_device
+
+    if get_device() == 'cpu':
+        raise ValueError(
+            "--amp needs a GPU, as mmengine's AmpOptimWrapper refuses the device "
+            '"cpu": leave --amp out.'
+        )
+    wrappers = list(iter_optim_wrappers(cfg.get('optim_wrapper') or {}))
+    if not wrappers:
+        raise ValueError(
+            '--amp found no optimizer in the config: set optim_wrapper.optimizer.'
+        )
+    for name, wrapper in wrappers:
+        kind = wrapper.get('type', 'OptimWrapper').split('.')[-1]
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            where = f'optim_wrapper.{name}' if name else 'optim_wrapper'
+            raise ValueError(
+                f'--amp cannot turn {where}.type="{wrapper["type"]}" into '
+                'AmpOptimWrapper: use type="OptimWrapper" or leave --amp out.'
+            )
+        wrapper['type'] = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by the real over the intended batch size.
+
+    Args:
+        cfg (Config): The config; changed in place.
+
+    Raises:
+        ValueError: If the config does not say for which batch it is written.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise ValueError(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the '
+            'config: add it or leave the flag out.'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Set what ``--resume`` asks for.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        resume (str | None): 'auto' for the newest whole checkpoint of ``work_dir``,
+            a path, or None to leave the config as it is.
+    """
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if resume == 'auto' else resume
+
+
+def disable_validation(cfg: Config) -> None:
+    """Take the validation during training out of a config.
+
+    Args:
+        cfg (Config): The config; changed in place.
+    """
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+
+
+def complete_dataloaders(
+    cfg: Config, pin_memory: bool | None = None, persistent_workers: bool = True
+) -> None:
+    """Fill in what mmpretrain's tools add to each dataloader.
+
+    Lists of loaders (mmagic's multi-loops) are completed one by one. Where there are
+    no workers, ``persistent_workers`` is off, as torch refuses it.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        pin_memory (bool, optional): Default for pinned memory; False forces it off.
+            Defaults to None, which means on where there is CUDA.
+        persistent_workers (bool): Default; False forces it off. Defaults to True.
+    """
+    for field in _LOADERS:
+        value = cfg.get(field)
+        if not value:
+            continue
+        for loader in value if isinstance(value, (list, tuple)) else [value]:
+            loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('persistent_workers', True)
+            if pin_memory is False:
+                loader['pin_memory'] = False
+            if not persistent_workers or not loader.get('num_workers', 0):
+                loader['persistent_workers'] = False
+
+
+def adapt_to_device(cfg: Config) -> None:
+    """Make a distributed config run on CPUs; does nothing where there is a GPU.
+
+    DDP refuses device indices for CPU modules, and mmengine gives them unless
+    ``model_wrapper_cfg`` says otherwise.
+
+    Args:
+        cfg (Config): The config, with ``launcher`` set; changed in place.
+    """
+    from mmengine.device import get_device
+
+    if get_device() != 'cpu' or cfg.get('launcher', 'none') == 'none':
+        return
+    wrapper = cfg.get('model_wrapper_cfg')
+    if wrapper is None:
+        unused = cfg.get('find_unused_parameters', False)
+        wrapper = ConfigDict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=unused,
+        )
+    wrapper['device_ids'] = None
+    cfg.model_wrapper_cfg = wrapper
+    cfg.setdefault('env_cfg', ConfigDict())
+    cfg.env_cfg.setdefault('dist_cfg', ConfigDict())
+    cfg.env_cfg.dist_cfg.backend = 'gloo'
+
+
+def complete_hooks(cfg: Config) -> None:
+    """Make checkpoints whole, safe and plain in any OpenMMLab config.
+
+    mmengine's ``CheckpointHook`` becomes :class:`~mergevq_mm.engine.SafeCheckpointHook`
+    with the same arguments, and :class:`~mergevq_mm.engine.RunStateHook` is added
+    unless it is there: without them a checkpoint cannot be resumed on torch 2.6 and
+    later. Configs with a checkpoint hook of another type keep it.
+
+    Args:
+        cfg (Config): The config; changed in place.
+    """
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    if 'checkpoint' not in hooks:
+        hooks['checkpoint'] = ConfigDict(type='CheckpointHook', interval=1)
+    checkpoint = hooks['checkpoint']
+    if checkpoint and checkpoint.get('type') in (
+        'CheckpointHook',
+        'mmengine.CheckpointHook',
+    ):
+        checkpoint['type'] = 'mergevq_mm.SafeCheckpointHook'
+    custom = list(cfg.get('custom_hooks') or [])
+    present = [*hooks.values(), *custom]
+    names = [str(hook.get('type')).split('.')[-1] for hook in present if hook]
+    if 'RunStateHook' not in names:
+        custom.append(ConfigDict(type='mergevq_mm.RunStateHook'))
+        cfg.custom_hooks = custom

@@ -1,0 +1,22 @@
+"""The end of a distributed run."""
+
+from __future__ import annotations
+
+import gc
+
+from torch import distributed
+
+
+def end_process_group() -> None:
+    """Wait for the other ranks and end the default process group, if there is one.
+
+    An interpreter that exits with an open gloo group may abort in the destructors of
+    its threads (``terminate called without an active exception``), and the launcher
+    then reports a run as failed whose work was done. Call it when a run has succeeded
+    and the runner is no longer referred to: a data-parallel wrapper that is still alive
+    keeps the group open.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # wrappers stand in reference cycles
+        distributed.barrier()
+        distributed.destroy_process_group()
