@@ -1,0 +1,178 @@
+"""Files: what is safe is loaded, everything else stops with a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from mergevq_mm.utils import checkpoint_file as ckpt
+
+
+class Exploit:
+    """Runs a command when it is unpickled without care."""
+
+    def __init__(self, marker: str) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+def test_plain_files_load(tmp_path):
+    path = tmp_path / 'a.pth'
+    torch.save(
+        dict(
+            state_dict=dict(w=torch.ones(2)),
+            scale=np.float64(0.5),
+            mean=np.arange(3, dtype=np.float32),
+            args=argparse.Namespace(lr=1),
+        ),
+        path,
+    )
+    content = ckpt.load_checkpoint_file(path)
+    assert content['state_dict']['w'].tolist() == [1, 1]
+    assert content['scale'] == 0.5 and content['mean'].tolist() == [0, 1, 2]
+    assert content['args'].lr == 1
+
+
+def test_safetensors_load(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / 'a.safetensors'
+    save_file(dict(w=torch.arange(3.0)), path)
+    assert ckpt.load_checkpoint_file(path)['w'].tolist() == [0, 1, 2]
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(ValueError, match='is damaged'):
+        ckpt.load_checkpoint_file(path)
+
+
+def test_missing_file():
+    with pytest.raises(FileNotFoundError, match='"nowhere.pth" does not exist'):
+        ckpt.load_checkpoint_file('nowhere.pth')
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_truncated_file(tmp_path, legacy):
+    path = tmp_path / 'a.pth'
+    torch.save(
+        dict(w=torch.randn(1000)), path, _use_new_zipfile_serialization=not legacy
+    )
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match='truncated|damaged') as error:
+        ckpt.load_checkpoint_file(path)
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('content', [b'', b'<html>not found</html>', b'\x89PNG....'])
+def test_foreign_file(tmp_path, content):
+    path = tmp_path / 'a.pth'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='no PyTorch checkpoint'):
+        ckpt.load_checkpoint_file(path)
+
+
+def test_file_without_a_dict(tmp_path):
+    torch.save([torch.ones(1)], tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='holds a list where a dict'):
+        ckpt.load_checkpoint_file(tmp_path / 'a.pth')
+
+
+def test_code_is_refused_unless_trusted(tmp_path, monkeypatch):
+    marker, path = tmp_path / 'pwned', tmp_path / 'a.pth'
+    torch.save(dict(state_dict=dict(w=torch.ones(1)), x=Exploit(str(marker))), path)
+    with pytest.raises(ValueError, match='holds pickled objects') as error:
+        ckpt.load_checkpoint_file(path)
+    assert 'mkdir' in str(error.value) and ckpt.TRUST_VARIABLE in str(error.value)
+    assert not marker.exists()
+    ckpt.load_checkpoint_file(path, trust=True)
+    assert marker.exists()
+    marker.rmdir()
+    monkeypatch.setenv(ckpt.TRUST_VARIABLE, '1')
+    ckpt.load_from_local(str(path))
+    assert marker.exists()
+
+
+def test_raw_pickle_is_not_executed(tmp_path):
+    marker, path = tmp_path / 'pwned', tmp_path / 'a.pkl'
+    path.write_bytes(pickle.dumps(Exploit(str(marker))))
+    with pytest.raises(ValueError):
+        ckpt.load_checkpoint_file(path)
+    assert not marker.exists()
+
+
+def test_url_without_network(monkeypatch, tmp_path):
+    def fail(*args, **kwargs):
+        raise OSError('no route')
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fail)
+    with pytest.raises(FileNotFoundError, match='cannot be downloaded .no route.'):
+        ckpt.load_checkpoint_file('https://example.org/weights.pth')
+
+
+def test_url_is_kept(monkeypatch, tmp_path):
+    calls = []
+
+    def fetch(url, path):
+        calls.append(url)
+        torch.save(dict(w=torch.ones(1)), path)
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    for _ in range(2):
+        content = ckpt.load_checkpoint_file('https://example.org/weights.pth?x=1')
+        assert content['w'].item() == 1
+    assert len(calls) == 1
+
+
+def save_epochs(folder, *epochs):
+    for epoch in epochs:
+        torch.save(dict(w=torch.randn(500)), folder / f'epoch_{epoch}.pth')
+        (folder / 'last_checkpoint').write_text(str(folder / f'epoch_{epoch}.pth'))
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == 'truncated':
+        content = content[:-100]
+    elif how == 'empty':
+        content = b''
+    else:
+        content[len(content) // 2] ^= 0xFF  # one byte of the tensor
+    path.write_bytes(content)
+
+
+def test_latest_checkpoint(tmp_path):
+    assert ckpt.find_latest_checkpoint(tmp_path) is None
+    save_epochs(tmp_path, 2, 9, 10)
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_10.pth')
+
+
+@pytest.mark.parametrize('how', ['truncated', 'empty', 'altered'])
+def test_damaged_latest_is_passed_over(tmp_path, how):
+    save_epochs(tmp_path, 2, 9, 10)
+    damage(tmp_path / 'epoch_10.pth', how)
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_9.pth')
+
+
+def test_all_damaged_is_an_error(tmp_path):
+    save_epochs(tmp_path, 1)
+    damage(tmp_path / 'epoch_1.pth', 'truncated')
+    with pytest.raises(ValueError, match='All checkpoints in .* are damaged'):
+        ckpt.find_latest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize('record', ['', 'gone/epoch_7.pth', None])
+def test_useless_record_does_not_lose_the_run(tmp_path, record):
+    """Killed before the record was written, or the work dir was moved."""
+    save_epochs(tmp_path, 1, 3)
+    if record is None:
+        (tmp_path / 'last_checkpoint').unlink()
+    else:
+        (tmp_path / 'last_checkpoint').write_text(record)
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_3.pth')
