@@ -1,0 +1,1 @@
+"""Pure functions and small parts that the models share."""
