@@ -1,0 +1,5 @@
+"""Backbones."""
+
+from .mergevq_encoder import MergeVQEncoder
+
+__all__ = ['MergeVQEncoder']

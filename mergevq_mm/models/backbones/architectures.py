@@ -1,0 +1,61 @@
+"""The encoders of the paper and its authors' code by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+_HYBRID = {'stem': 'hybrid', 'num_res_blocks': 4, 'num_layers': 12}
+_STRIDE_8 = {**_HYBRID, 'channel_mult': (1, 2, 4, 8)}
+_STRIDE_16 = {**_HYBRID, 'channel_mult': (1, 1, 2, 4, 8)}
+ARCHITECTURES = {
+    'g-d32': {
+        **_HYBRID,
+        'channel_mult': (2, 4, 8, 12),
+        'base_channels': 32,
+        'num_heads': 8,
+    },
+    'g-d64': {**_STRIDE_8, 'base_channels': 64, 'num_heads': 8},
+    'g+r-d32': {
+        **_HYBRID,
+        'channel_mult': (2, 2, 4, 8, 12),
+        'base_channels': 32,
+        'num_heads': 8,
+    },
+    'g+r-d64': {**_STRIDE_16, 'base_channels': 64, 'num_heads': 8},
+    'g+r-d96': {**_STRIDE_16, 'base_channels': 96, 'num_heads': 12},
+    'r-base': {
+        'stem': 'patch',
+        'embed_dims': 768,
+        'patch_size': 16,
+        'num_layers': 12,
+        'num_heads': 12,
+    },
+}
+
+
+def read_architecture(arch: str | dict) -> dict:
+    """Look a named architecture up, or check the keys of one given as a dict."""
+    if isinstance(arch, str):
+        one_of('arch', arch, ARCHITECTURES)
+        return ARCHITECTURES[arch]
+    one_of("arch's stem", arch.get('stem'), ('hybrid', 'patch'))
+    needed = {'stem', 'num_layers', 'num_heads'} | (
+        {'base_channels', 'channel_mult'}
+        if arch['stem'] == 'hybrid'
+        else {'embed_dims', 'patch_size'}
+    )
+    unknown = set(arch) - needed - {'num_res_blocks', 'norm_groups'}
+    if needed - set(arch) or unknown:
+        raise ValueError(
+            f'arch={dict(arch)} needs the keys {sorted(needed)}; missing '
+            f'{sorted(needed - set(arch))}, unknown {sorted(unknown)}.'
+        )
+    return dict(arch)
+
+
+def one_of(name: str, value: object, known: Sequence[str] | dict) -> None:
+    """Refuse a value that is not among the known ones."""
+    if value not in known:
+        raise ValueError(
+            f'{name}={value!r} is not known; choose one of {", ".join(known)}.'
+        )

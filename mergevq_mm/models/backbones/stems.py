@@ -1,0 +1,84 @@
+"""From the image to the tokens: the first part of the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ..utils.convolution import ResidualBlock
+
+
+class HybridStem(BaseModule):
+    """Convolutional stages, each half the size of the one before (paper Fig. 2).
+
+    Args:
+        in_channels (int): Channels of the image.
+        base_channels (int): Channels that the multipliers multiply (``ch``).
+        channel_mult (Sequence[int]): Multiplier of each stage.
+        num_res_blocks (int): Residual blocks a stage.
+        norm_groups (int): Groups of the norms. Defaults to 32; a network narrower than
+            64 channels learns better with fewer, as one channel a group hides how
+            bright an image is.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        base_channels: int,
+        channel_mult: Sequence[int],
+        num_res_blocks: int,
+        norm_groups: int = 32,
+    ) -> None:
+        super().__init__()
+        widths = [base_channels * mult for mult in channel_mult]
+        self.out_channels = widths[-1]
+        self.stage_channels = tuple(widths)
+        self.stride = 2 ** (len(widths) - 1)
+        self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1, bias=False)
+        self.stages = nn.ModuleList()
+        self.downsamples = nn.ModuleList()
+        before = base_channels
+        for width in widths:
+            blocks = [
+                ResidualBlock(before if i == 0 else width, width, norm_groups)
+                for i in range(num_res_blocks)
+            ]
+            self.stages.append(nn.Sequential(*blocks))
+            before = width
+        for width in widths[:-1]:
+            self.downsamples.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """B×3×H×W to a map a stage, the last one B×D×H/f×W/f."""
+        maps = []
+        x = self.conv_in(x)
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            maps.append(x)
+            if i < len(self.downsamples):
+                x = self.downsamples[i](x)
+        return maps
+
+
+class PatchStem(BaseModule):
+    """One strided convolution, normalised over each channel (R variant).
+
+    Args:
+        in_channels (int): Channels of the image.
+        embed_dims (int): Width of the tokens, D.
+        patch_size (int): Side of a patch in pixels.
+    """
+
+    def __init__(self, in_channels: int, embed_dims: int, patch_size: int) -> None:
+        super().__init__()
+        self.out_channels = embed_dims
+        self.stage_channels = (embed_dims,)
+        self.stride = patch_size
+        self.projection = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
+        self.norm = nn.GroupNorm(embed_dims, embed_dims, eps=1e-6)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """B×3×H×W to one map, B×D×H/f×W/f."""
+        return [self.norm(self.projection(x))]

@@ -1,0 +1,87 @@
+"""Convolutional parts of the encoder and the decoder (MAGVIT-v2 style)."""
+
+from __future__ import annotations
+
+import math
+
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def group_norm(channels: int, groups: int = 32, affine: bool = True) -> nn.GroupNorm:
+    """GroupNorm with as many of the groups as divide the width; eps 1e-6."""
+    groups = math.gcd(groups, channels)
+    return nn.GroupNorm(groups, channels, eps=1e-6, affine=affine)
+
+
+class ResidualBlock(nn.Module):
+    """Norm, SiLU, 3×3 convolution, twice, beside a shortcut.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output; where they differ from the input's,
+            the shortcut is a 1×1 convolution.
+        norm_groups (int): Groups of the norms. Defaults to 32.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, norm_groups: int = 32
+    ) -> None:
+        super().__init__()
+        self.norm1 = group_norm(in_channels, norm_groups)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.norm2 = group_norm(out_channels, norm_groups)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B×C×H×W to B×C'×H×W."""
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        return self.shortcut(x) + hidden
+
+
+class Upsample(nn.Module):
+    """3×3 convolution to four times the channels, depth to space: twice the size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4 * channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B×C×H×W to B×C×2H×2W."""
+        # Channels are (block row, block column, channel), unlike F.pixel_shuffle's.
+        return rearrange(self.conv(x), 'b (i j c) h w -> b c (h i) (w j)', i=2, j=2)
+
+
+class AdaptiveGroupNorm(nn.Module):
+    """GroupNorm, scaled and shifted by the statistics of the code map.
+
+    Args:
+        channels (int): Channels of the map to normalise.
+        code_channels (int): Channels of the code map, d.
+        norm_groups (int): Groups of the norm. Defaults to 32.
+    """
+
+    def __init__(
+        self, channels: int, code_channels: int, norm_groups: int = 32
+    ) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, norm_groups, affine=False)
+        self.gamma = nn.Linear(code_channels, channels)
+        self.beta = nn.Linear(code_channels, channels)
+        # Start as a plain norm: random scales around 0 would mute the map each time.
+        nn.init.normal_(self.gamma.weight, std=0.02)
+        nn.init.ones_(self.gamma.bias)
+        nn.init.normal_(self.beta.weight, std=0.02)
+        nn.init.zeros_(self.beta.bias)
+
+    def forward(self, x: Tensor, codes: Tensor) -> Tensor:
+        """B×C×H×W and B×L×d to B×C×H×W."""
+        unbiased = min(1, codes.shape[1] - 1)  # a single position has no spread
+        scale = self.gamma((codes.var(dim=1, correction=unbiased) + 1e-6).sqrt())
+        shift = self.beta(codes.mean(dim=1))
+        return self.norm(x) * scale[..., None, None] + shift[..., None, None]
