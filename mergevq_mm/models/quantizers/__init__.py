@@ -1,0 +1,5 @@
+"""Quantizers."""
+
+from .lfq import LFQ
+
+__all__ = ['LFQ']
