@@ -1,0 +1,5 @@
+"""Decoders."""
+
+from .mergevq_decoder import MergeVQDecoder
+
+__all__ = ['MergeVQDecoder']
