@@ -1,0 +1,215 @@
+"""Targets computed once and read from a file while training."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mergevq_mm.registry import MODELS
+
+
+class StoredTargets(NamedTuple):
+    """Content of a file of targets.
+
+    Attributes:
+        keys (list[str]): Path of each image below the data root, with '/'.
+        targets (Tensor): Target of each image, N×T.
+        mean (Tensor): Mean of each feature, T float32.
+        std (Tensor): Deviation of each feature, T float32, at least 1e-6.
+    """
+
+    keys: list[str]
+    targets: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+def write_targets(
+    file: str | os.PathLike,
+    keys: Sequence[str],
+    targets: Tensor,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Writes targets with the mean and deviation of their features.
+
+    Args:
+        file (str | PathLike): A ``.safetensors`` or ``.npz`` file.
+        keys (Sequence[str]): Path of each image below the data root, with '/'.
+        targets (Tensor): Target of each image, N×T.
+        metadata (dict[str, str], optional): What else to keep, such as the teacher's
+            config. ``.npz`` files drop it. Defaults to None.
+
+    Raises:
+        ValueError: If the numbers of keys and targets differ, or the file has another
+            ending.
+    """
+    path = Path(file)
+    if len(keys) != len(targets):
+        raise ValueError(
+            f'keys has {len(keys)} entries and targets {len(targets)}; give one each.'
+        )
+    wide = targets.double()
+    tensors = {
+        'targets': targets.contiguous(),
+        'mean': wide.mean(dim=0).float(),
+        'std': wide.std(dim=0, correction=0).clamp(min=1e-6).float(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + '.part')  # a killed run leaves no half file
+    if path.suffix == '.safetensors':
+        from safetensors.torch import save_file
+
+        save_file(tensors, part, {**(metadata or {}), 'keys': json.dumps(list(keys))})
+    elif path.suffix == '.npz':
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        with open(part, 'wb') as stream:
+            np.savez(stream, keys=np.array(list(keys)), **arrays)
+    else:
+        raise ValueError(_wrong_ending(path))
+    os.replace(part, path)
+
+
+def read_targets(file: str | os.PathLike) -> StoredTargets:
+    """Reads a file of :func:`write_targets`, without unpickling anything.
+
+    Args:
+        file (str | PathLike): A ``.safetensors`` or ``.npz`` file.
+
+    Returns:
+        StoredTargets: Its content.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a file of targets.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'file="{path}" of the stored targets does not exist; write it with '
+            'tools/extract_targets.py.'
+        )
+    if path.suffix not in ('.safetensors', '.npz'):
+        raise ValueError(_wrong_ending(path))
+    try:
+        if path.suffix == '.npz':
+            with np.load(path, allow_pickle=False) as content:
+                keys = content['keys'].tolist()
+                tensors = {k: torch.from_numpy(content[k]) for k in _TENSORS}
+        else:
+            from safetensors import safe_open
+
+            with safe_open(path, 'pt') as content:
+                keys = json.loads(content.metadata()['keys'])
+                tensors = {k: content.get_tensor(k) for k in _TENSORS}
+    except Exception as error:
+        raise ValueError(
+            f'file="{path}" is no file of targets ({error}); write it with '
+            'tools/extract_targets.py.'
+        ) from error
+    return StoredTargets(keys, **tensors)
+
+
+_TENSORS = ('targets', 'mean', 'std')
+
+
+def _wrong_ending(path: Path) -> str:
+    return f'file="{path}" must end in .safetensors or .npz; rename it.'
+
+
+@MODELS.register_module()
+class StoredTeacher(BaseModule):
+    """Looks targets up by the image's path: the teacher costs nothing while training.
+
+    The targets belong to the image as it was extracted, whatever view the student sees.
+    They stay in host memory, outside checkpoints, and are read when training starts.
+
+    Args:
+        file (str): A file written by ``tools/extract_targets.py``, whose keys are paths
+            below the data root, such as 'train/3/00012.png'.
+        standardize (bool): Whether to bring each feature to mean 0 and deviation 1 by
+            the file's own numbers. Defaults to False.
+    """
+
+    def __init__(self, file: str, standardize: bool = False) -> None:
+        super().__init__()
+        self.file = file
+        self.standardize = standardize
+        self._targets: Tensor | None = None
+        self._rows: dict[str, int] = {}
+        self._depths: list[int] = []
+        # Tells the device that the targets are wanted on.
+        self.register_buffer('_device', torch.empty(0), persistent=False)
+
+    def init_weights(self) -> None:
+        """Reads the file, if not done yet.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a file of targets.
+        """
+        if self._targets is not None:
+            return
+        stored = read_targets(self.file)
+        self._targets = stored.targets
+        if self.standardize:
+            self._targets = (stored.targets.float() - stored.mean) / stored.std
+        self._rows = {key: row for row, key in enumerate(stored.keys)}
+        depths = {key.count('/') + 1 for key in stored.keys}
+        self._depths = sorted(depths, reverse=True)
+
+    def row(self, img_path: str) -> int:
+        """Row of an image in the file, by the longest end of its path that is a key.
+
+        Args:
+            img_path (str): Path of the image.
+
+        Returns:
+            int: The row.
+
+        Raises:
+            ValueError: If no end of the path is a key of the file.
+        """
+        parts = str(img_path).replace(os.sep, '/').split('/')
+        for depth in self._depths:
+            row = self._rows.get('/'.join(parts[-depth:]))
+            if row is not None:
+                return row
+        raise ValueError(
+            f'img_path="{img_path}" has no target in file="{self.file}" '
+            f'({len(self._rows)} targets, such as {next(iter(self._rows), None)!r}); '
+            'run tools/extract_targets.py on this data root again.'
+        )
+
+    @torch.no_grad()
+    def forward(
+        self, view: Tensor | None = None, data_samples: Sequence | None = None
+    ) -> Tensor:
+        """Targets of the images that the samples name.
+
+        Args:
+            view (Tensor, optional): Not used.
+            data_samples (Sequence[DataSample]): Samples with ``img_path``.
+
+        Returns:
+            Tensor: B×T float32.
+
+        Raises:
+            ValueError: If the samples name no path, or an image is not in the file.
+        """
+        paths = [sample.get('img_path') for sample in data_samples or ()]
+        if not paths or None in paths:
+            raise ValueError(
+                'data_samples without img_path, but StoredTeacher looks targets up by '
+                "it; keep img_path in PackInputs' meta_keys."
+            )
+        self.init_weights()
+        rows = torch.tensor([self.row(path) for path in paths])
+        return self._targets[rows].float().to(self._device.device)
