@@ -1,0 +1,5 @@
+"""Algorithms."""
+
+from .mergevq import MergeVQ
+
+__all__ = ['MergeVQ']

@@ -1,0 +1,352 @@
+"""MergeVQ, stage 1: one tokenizer for seeing and for drawing (paper Fig. 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from mergevq_mm.registry import MODELS
+
+from ..losses.adversarial import LeCAM, hinge_discriminator_loss
+from ..target_generators.ema_teacher import EMATeacher
+from ..utils.group_map import recover_tokens
+from ..utils.keep_sampling import KeepSampler
+from ..utils.merge_schedule import clip_removed, merge_schedule
+from ..utils.structures import MergedTokens, QuantizedTokens, RecoveredTokens
+from .two_sided import TwoSidedModel, unwrap
+
+
+@MODELS.register_module()
+class MergeVQ(TwoSidedModel):
+    """Tokenizer that merges, quantises, recovers and decodes.
+
+    ::
+
+        image ─ backbone ─ K tokens ─ quantizer ─ K codes ─ neck ─ L codes ─ decoder
+                   │  └─ source map of L integers ────────────┘              │
+                   └─ [CLS] ─ head ─ alignment with target_generator      image
+
+    Differences: K is drawn at random, not swept; the alignment view keeps the same
+    share of its tokens as the reconstructed one, not the same number less; the EMA
+    steps with the optimizer and leaves the discriminator out.
+
+    Args:
+        backbone (dict): The encoder, ``mergevq_mm.MergeVQEncoder``.
+        quantizer (dict): ``mergevq_mm.LFQ``.
+        neck (dict): The recovery, ``mergevq_mm.SourceRecovery`` (learned, trained
+            along) or ``mergevq_mm.GroupMapRecovery``.
+        decoder (dict): ``mergevq_mm.MergeVQDecoder``.
+        head (dict): The losses, ``mergevq_mm.MergeVQHead``.
+        discriminator (dict, optional): Scores patches of an image, B×3×H×W to B×1×h×w.
+            Defaults to None, no adversarial loss.
+        target_generator (dict, optional): The teacher whose features the class token is
+            aligned with. Defaults to None.
+        keep (int | dict, optional): Tokens to keep during training, K, or the arguments
+            of :class:`KeepSampler`. Defaults to None, all of them.
+        discriminator_start (int): Iteration from which the discriminator trains and
+            its loss counts. Defaults to 0.
+        lecam_weight (float): Of the LeCAM regularizer. Defaults to 0.01.
+        legacy_absolute_merge (bool): Whether the alignment view merges as many tokens
+            as the reconstructed one, as the authors' code does, instead of the same
+            share. Defaults to False.
+        test_cfg (dict, optional): ``keep``, the numbers of tokens to evaluate at, and
+            ``predict_source``, whether also with the predicted source map. Defaults to
+            None: the training target, with the predicted map where it is learned.
+        data_preprocessor (dict, optional): Defaults to None, mmpretrain's
+            ``SelfSupDataPreprocessor`` to [-1, 1].
+        init_cfg (dict, optional): Initialization. Defaults to None.
+
+    Raises:
+        ValueError: If the parts do not fit each other, or a K cannot be reached.
+    """
+
+    GENERATOR_PARTS = ('backbone', 'quantizer', 'neck', 'decoder', 'head')
+
+    def __init__(
+        self,
+        backbone: dict,
+        quantizer: dict,
+        neck: dict,
+        decoder: dict,
+        head: dict,
+        discriminator: dict | None = None,
+        target_generator: dict | None = None,
+        keep: int | dict | None = None,
+        discriminator_start: int = 0,
+        lecam_weight: float = 0.01,
+        legacy_absolute_merge: bool = False,
+        test_cfg: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        to_unit = {'mean': [127.5] * 3, 'std': [127.5] * 3, 'to_rgb': True}
+        if data_preprocessor is None or isinstance(data_preprocessor, dict):
+            data_preprocessor = {
+                'type': 'mmpretrain.SelfSupDataPreprocessor',
+                **(data_preprocessor or to_unit),
+            }
+        super().__init__(
+            backbone=MODELS.build(backbone),
+            neck=MODELS.build(neck),
+            head=MODELS.build(head),
+            target_generator=target_generator and MODELS.build(target_generator),
+            data_preprocessor=data_preprocessor,
+            init_cfg=init_cfg,
+        )
+        self.quantizer = MODELS.build(quantizer)
+        self.decoder = MODELS.build(decoder)
+        self.discriminator = discriminator and MODELS.build(discriminator)
+        self.lecam = LeCAM(weight=lecam_weight) if discriminator else None
+        self.discriminator_start = discriminator_start
+        self.legacy_absolute_merge = legacy_absolute_merge
+
+        length = self.backbone.grid[0] * self.backbone.grid[1]
+        if not isinstance(keep, dict):
+            keep = length if keep is None else keep
+            keep = {'target': keep, 'candidates': [keep]}
+        self.keep_sampler = KeepSampler(**keep)
+        test_cfg = test_cfg or {}
+        self.test_keep = test_cfg.get('keep', [self.keep_sampler.target])
+        self.predict_source = test_cfg.get('predict_source', self.neck.learned)
+        self._check(length)
+        if isinstance(self.target_generator, EMATeacher):
+            self.target_generator.attach(**self._students())
+
+    def _check(self, length: int) -> None:
+        """Refuse parts that do not fit before the first step."""
+        for keep in (*self.keep_sampler.candidates, *self.test_keep):
+            merge_schedule(
+                length, keep, self.backbone.num_layers, self.backbone.schedule
+            )
+        if self.backbone.stride != self.decoder.stride:
+            raise ValueError(
+                f'decoder of stride {self.decoder.stride} does not fit a backbone of '
+                f'stride {self.backbone.stride}; give both as many halvings.'
+            )
+        dims, bits = self.backbone.embed_dims, self.quantizer.bits
+        widths = [
+            ('quantizer.in_channels', self.quantizer.in_channels, dims),
+            ('neck.bits', getattr(self.neck, 'bits', bits), bits),
+            ('decoder.bits', self.decoder.bits, bits),
+        ]
+        alignment = self.head.alignment
+        if alignment is not None:
+            widths.append(('head.alignment.in_channels', alignment.in_channels, dims))
+        for name, value, fitting in widths:
+            if value != fitting:
+                raise ValueError(
+                    f'{name}={value} does not fit backbone (width {dims}) and '
+                    f'quantizer ({bits} bits); set it to {fitting}.'
+                )
+        if self.target_generator is not None and (
+            alignment is None or alignment.from_labels
+        ):
+            raise ValueError(
+                'target_generator is given, but no alignment uses it; give '
+                "head=dict(alignment=dict(loss='kl', ...)) or leave the teacher out."
+            )
+        if self.predict_source and not self.neck.learned:
+            raise ValueError(
+                'predict_source=True needs a neck that predicts the source map; use '
+                "neck=dict(type='mergevq_mm.SourceRecovery')."
+            )
+
+    # ---------------------------------------------------------------- the tokenizer
+
+    def encode(
+        self, images: Tensor, keep: int | None = None
+    ) -> tuple[MergedTokens, QuantizedTokens]:
+        """Images to K merged tokens and their codes.
+
+        Args:
+            images (Tensor): B×3×H×W in [-1, 1].
+            keep (int, optional): K. Defaults to None, all tokens.
+
+        Returns:
+            tuple[MergedTokens, QuantizedTokens]: Tokens with their map, and codes.
+        """
+        merged = self.backbone(images, keep, mode='encode')
+        return merged, self.quantizer(merged.tokens)
+
+    def decode(
+        self, codes: Tensor, group: Tensor | None, grid: tuple[int, int]
+    ) -> tuple[Tensor, RecoveredTokens]:
+        """K codes to images.
+
+        Args:
+            codes (Tensor): B×K×d in {-1, 1}.
+            group (Tensor, optional): Token of each raster position, B×L int64. With
+                None the neck predicts it.
+            grid (tuple[int, int]): Rows and columns.
+
+        Returns:
+            tuple[Tensor, RecoveredTokens]: Images B×3×H×W, and the codes on the grid.
+        """
+        recovered = self.neck(codes, group, grid)
+        return self.decoder(recovered.tokens, grid), recovered
+
+    # ------------------------------------------------------------------ the losses
+
+    def generator_losses(
+        self, inputs: Tensor | list[Tensor], data_samples: list | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of encoder, quantizer, recovery, decoder and head.
+
+        Args:
+            inputs (Tensor | list[Tensor]): The image to reconstruct, B×3×H×W, or with
+                it the student's and the teacher's view for the alignment.
+            data_samples (list[DataSample], optional): Of the batch.
+
+        Returns:
+            tuple[dict, dict]: Losses and diagnostics, and for the discriminator the
+            image and its reconstruction (empty before ``discriminator_start``).
+        """
+        image, *views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        keep = self.keep_sampler(self.iteration)
+
+        merged, quantized = self.encode(image, keep)
+        recon, recovered = self.decode(quantized.codes, merged.group, merged.grid)
+        cls = self._aligned_cls(views, merged, keep)
+        target = None
+        if self.target_generator is not None:
+            target = self.target_generator([image, *views][-1], data_samples)
+        adversarial = self.discriminator is not None and (
+            self.iteration >= self.discriminator_start
+        )
+        losses = self.head(
+            recon,
+            image,
+            cls=cls,
+            target=target,
+            source_logits=recovered.logits,
+            group=merged.group,
+            index=quantized.index,
+            # The generator side looks through the bare discriminator: its wrapper
+            # would wait for gradients that this pass does not make.
+            fake_logits=unwrap(self.discriminator)(recon) if adversarial else None,
+            data_samples=data_samples,
+        )
+        losses.update(quantized.losses)
+        losses['keep'] = torch.tensor(float(keep))
+        real_and_fake = {'real': image, 'fake': recon.detach()}
+        return losses, real_and_fake if adversarial else {}
+
+    def _aligned_cls(
+        self, views: Sequence[Tensor], merged: MergedTokens, keep: int
+    ) -> Tensor:
+        """Class token of the student's view, or of the image where it has none."""
+        if not views or unwrap(self.head).alignment is None:
+            return merged.cls
+        backbone = unwrap(self.backbone)
+        length, layers = merged.group.shape[1], backbone.num_layers
+        seen = math.prod(backbone.grid_of(*views[0].shape[-2:]))
+        if self.legacy_absolute_merge:
+            plan = merge_schedule(length, keep, layers, backbone.schedule)
+            plan = clip_removed(seen, plan)
+        else:
+            # The same share, or the least that so many layers can reach.
+            share = max(round(keep / length * seen), math.ceil(seen / 2**layers))
+            plan = merge_schedule(seen, share, layers, backbone.schedule)
+        return self.backbone(views[0], removed=plan, mode='cls')
+
+    def discriminator_losses(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Hinge loss and LeCAM regularizer on an image and its reconstruction."""
+        real = self.discriminator(outputs['real'])
+        fake = self.discriminator(outputs['fake'])
+        return {
+            'loss_d_hinge': hinge_discriminator_loss(real, fake),
+            'loss_d_lecam': self.lecam(real, fake),
+            'd_real': real.detach().float().mean(),
+            'd_fake': fake.detach().float().mean(),
+        }
+
+    def after_generator_step(self) -> None:
+        """Let an EMA self-teacher follow the student."""
+        if isinstance(self.target_generator, EMATeacher):
+            self.target_generator.update(**self._students())
+
+    def init_weights(self) -> None:
+        """Initialise all parts, and an EMA self-teacher from the student."""
+        super().init_weights()
+        self.after_generator_step()
+
+    def _students(self) -> dict[str, nn.Module]:
+        """What an EMA self-teacher averages."""
+        return {
+            'backbone': unwrap(self.backbone),
+            'projector': unwrap(self.head).alignment.projector,
+        }
+
+    # -------------------------------------------------------------- mmpretrain's modes
+
+    def forward(
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list[DataSample] | None = None,
+        mode: str = 'tensor',
+    ) -> tuple[Tensor, ...] | dict[str, Tensor] | list[DataSample]:
+        """Features of the backbone ('tensor'), losses ('loss'), samples ('predict')."""
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        return super().forward(inputs, data_samples, mode)
+
+    def loss(
+        self, inputs: Tensor | list[Tensor], data_samples: list[DataSample] | None
+    ) -> dict[str, Tensor]:
+        """Losses of the generator side."""
+        return self.generator_losses(inputs, data_samples)[0]
+
+    @torch.no_grad()
+    def predict(
+        self, inputs: Tensor, data_samples: list[DataSample] | None = None
+    ) -> list[DataSample]:
+        """Reconstruct images at each K of ``test_cfg``.
+
+        Args:
+            inputs (Tensor): Images, B×3×H×W in [-1, 1].
+            data_samples (list[DataSample], optional): To fill. Defaults to None, new.
+
+        Returns:
+            list[DataSample]: With ``original`` 3×H×W in [0, 1], ``grid`` and
+            ``reconstructions``: for each K a dict with ``image``, ``index`` (K) and
+            ``group`` (L); where the source map is predicted, also ``predicted_image``
+            and ``predicted_group``.
+        """
+        if isinstance(inputs, (list, tuple)):
+            inputs = inputs[0]
+        samples = data_samples or [DataSample() for _ in inputs]
+        by_keep = {keep: self._reconstruct(inputs, keep) for keep in self.test_keep}
+        grid = unwrap(self.backbone).grid_of(*inputs.shape[-2:])
+        for i, sample in enumerate(samples):
+            made = {
+                keep: {name: value[i] for name, value in values.items()}
+                for keep, values in by_keep.items()
+            }
+            sample.set_field(_to_unit_range(inputs[i]), 'original')
+            sample.set_field(grid, 'grid')
+            sample.set_field(made, 'reconstructions')
+        return samples
+
+    def _reconstruct(self, images: Tensor, keep: int) -> dict[str, Tensor]:
+        merged, quantized = self.encode(images, keep)
+        image, recovered = self.decode(quantized.codes, merged.group, merged.grid)
+        made = {
+            'image': _to_unit_range(image),
+            'index': quantized.index,
+            'group': merged.group,
+        }
+        if self.predict_source:
+            group = recovered.logits.argmax(dim=-1)
+            image = self.decoder(recover_tokens(quantized.codes, group), merged.grid)
+            made['predicted_image'] = _to_unit_range(image)
+            made['predicted_group'] = group
+        return made
+
+
+def _to_unit_range(image: Tensor) -> Tensor:
+    """[-1, 1] to [0, 1], clipped."""
+    return (image.float() * 0.5 + 0.5).clamp(0, 1)
