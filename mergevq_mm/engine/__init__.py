@@ -1,0 +1,4 @@
+"""What runs a training: hooks."""
+
+from .hooks import *  # noqa: F403
+from .hooks import __all__ as __all__

@@ -1,0 +1,164 @@
+"""Stop a run whose loss stays NaN or infinite, with the last good checkpoint intact."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import find_latest_checkpoint
+from torch import Tensor
+
+from mergevq_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class NaNGuardHook(Hook):
+    """Count skipped steps and end the run after too many in a row.
+
+    A hook cannot hold an optimizer back, so that the work is divided. The model's
+    ``train_step`` looks at its losses before the backward pass
+    (:func:`mergevq_mm.models.utils.finite.all_finite`, which all ranks agree on);
+    where they are not finite it leaves the optimizers alone and returns
+    ``nonfinite=1`` (otherwise ``nonfinite=0``) among its log variables. This hook
+    counts such steps in a row, logs the files of the batch, and raises once there
+    are more than ``max_skips``. All ranks see the same flag, so all of them stop.
+
+    A model without that contract is watched through its ``loss`` (all values whose
+    key contains ``loss``): then the step was already taken, the weights are spoiled,
+    and the run ends at once.
+
+    In both cases no checkpoint with a NaN or infinite weight is written: the check
+    before saving raises, and the files on disk stay as they are.
+
+    Args:
+        max_skips (int): How many skipped steps in a row are tolerated. Defaults
+            to 3.
+        max_files (int): How many files of a bad batch are named. Defaults to 32.
+        check_weights (bool): Whether to look at all weights before a checkpoint is
+            written. Defaults to True.
+
+    Raises:
+        ValueError: If a number is negative.
+        FloatingPointError: In training, after more than ``max_skips`` skipped steps
+            in a row, or before a checkpoint would be written with bad weights.
+    """
+
+    # Before CheckpointHook (VERY_LOW), so that nothing is saved after a bad step,
+    # and before EMAHook (NORMAL), whose average it protects.
+    priority = 'ABOVE_NORMAL'
+
+    def __init__(
+        self, max_skips: int = 3, max_files: int = 32, check_weights: bool = True
+    ) -> None:
+        for name, value in (('max_skips', max_skips), ('max_files', max_files)):
+            if value < 0:
+                raise ValueError(f'{name}={value} is negative; give 0 or more.')
+        self.max_skips = max_skips
+        self.max_files = max_files
+        self.check_weights = check_weights
+        self.skips_in_a_row = 0
+        self.skips_in_total = 0
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Look at the outcome of a training step.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): The batch's index in the epoch.
+            data_batch (Any): The batch, for the names of its files. Defaults to None.
+            outputs (dict, optional): What ``train_step`` returned. Defaults to None.
+        """
+        outputs = outputs or {}
+        if 'nonfinite' not in outputs:
+            self._check_unguarded(runner, data_batch, outputs)
+            return
+        if float(outputs['nonfinite']) == 0:
+            self.skips_in_a_row = 0
+            return
+        self.skips_in_a_row += 1
+        self.skips_in_total += 1
+        where = f'iteration {runner.iter + 1}'
+        files = self._name_files(data_batch)
+        if self.skips_in_a_row > self.max_skips:
+            raise FloatingPointError(
+                f'The loss was NaN or infinite in {self.skips_in_a_row} steps in a '
+                f'row, the last one at {where}, more than max_skips={self.max_skips}; '
+                f'{self._last_checkpoint(runner)} Lower the learning rate, clip '
+                f'gradients or look at the images of the batch:\n{files}'
+            )
+        print_log(
+            f'The loss is NaN or infinite at {where}: the step is skipped '
+            f'({self.skips_in_a_row} in a row, the run ends above {self.max_skips}; '
+            f'{self.skips_in_total} in total). Images of the batch:\n{files}',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+    def _check_unguarded(self, runner: Runner, data_batch: Any, outputs: dict) -> None:
+        """End the run at the first bad loss of a model without the contract."""
+        for name, value in outputs.items():
+            if 'loss' in name and not _is_finite(value):
+                raise FloatingPointError(
+                    f'{name} is NaN or infinite at iteration {runner.iter + 1}, and '
+                    'the model does not skip such steps: its weights are spoiled; '
+                    f'{self._last_checkpoint(runner)} Images of the batch:\n'
+                    f'{self._name_files(data_batch)}'
+                )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse to write a checkpoint with NaN or infinite weights.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): What is about to be written.
+        """
+        if not self.check_weights:
+            return
+        bad = [
+            name
+            for name, value in checkpoint.get('state_dict', {}).items()
+            if isinstance(value, Tensor) and not bool(torch.isfinite(value).all())
+        ]
+        if bad:
+            raise FloatingPointError(
+                f'{len(bad)} weights ({", ".join(bad[:3])}, …) are NaN or infinite at '
+                f'iteration {runner.iter + 1}, so that no checkpoint is written; '
+                f'{self._last_checkpoint(runner)}'
+            )
+
+    def _last_checkpoint(self, runner: Runner) -> str:
+        """Say from where the run can be continued."""
+        path = find_latest_checkpoint(runner.work_dir)
+        if path is None:
+            return 'no checkpoint was written yet.'
+        return f'the last checkpoint {path} is intact.'
+
+    def _name_files(self, data_batch: Any) -> str:
+        """List the files of a batch, one a line."""
+        samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else []
+        paths = [str(getattr(sample, 'img_path', None)) for sample in samples or []]
+        paths = [path for path in paths if path != 'None']
+        if not paths:
+            return '  (the batch names no files)'
+        lines = [f'  {path}' for path in paths[: self.max_files]]
+        if len(paths) > self.max_files:
+            lines.append(f'  … and {len(paths) - self.max_files} more')
+        return '\n'.join(lines)
+
+
+def _is_finite(value: Tensor | float) -> bool:
+    """Whether a logged value, a tensor or a number, is finite."""
+    if isinstance(value, Tensor):
+        return bool(torch.isfinite(value).all())
+    return math.isfinite(value)

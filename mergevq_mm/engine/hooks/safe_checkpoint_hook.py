@@ -1,0 +1,110 @@
+"""A checkpoint hook that a kill at any moment cannot leave without a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mergevq_mm.registry import HOOKS
+from mergevq_mm.utils.fileio import AtomicLocalBackend, write_atomically
+
+from .run_state_hook import RunStateHook
+
+_BACKEND = 'mergevq_atomic'
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` with an order of steps that survives a kill.
+
+    1. The new checkpoint is written under a temporary name, synced and renamed.
+    2. ``last_checkpoint`` is replaced, atomically too.
+    3. Only then are outdated checkpoints (``max_keep_ckpts``, the previous best)
+       deleted.
+
+    All arguments are mmengine's. Folders that are not on a local disk, and runs with
+    ``backend_args`` or ``file_client_args`` of their own, keep mmengine's behaviour.
+    Together with :class:`RunStateHook`, which it asks for the states of all ranks
+    before each save, a killed run resumes from the newest whole file.
+
+    Args:
+        *args: As for ``CheckpointHook``.
+        **kwargs: As for ``CheckpointHook``.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Choose the backend of the files.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        folder = str(self.out_dir or runner.work_dir)
+        custom = self.backend_args is not None or self.file_client_args is not None
+        if not custom and '://' not in folder:
+            self.backend_args = dict(backend=_BACKEND)
+        super().before_train(runner)
+        self._remove_outdated()
+
+    @property
+    def _is_atomic(self) -> bool:
+        return isinstance(self.file_backend, AtomicLocalBackend)
+
+    def _remove_outdated(self) -> None:
+        """Delete what newer files replace."""
+        if self._is_atomic:
+            best = getattr(self, 'best_ckpt_path_dict', {}).values()
+            single = getattr(self, 'best_ckpt_path', None)
+            self.file_backend.remove_outdated((self.last_ckpt, single, *best))
+
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict[str, Any]
+    ) -> None:
+        """Save, move ``last_checkpoint``, then delete what is outdated."""
+        for hook in runner.hooks:
+            if isinstance(hook, RunStateHook):
+                hook.collect(runner)
+        if not self._is_atomic:
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+
+        outdated = self._rotate(runner, step) if self.max_keep_ckpts > 0 else None
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        record = os.path.join(runner.work_dir, 'last_checkpoint')
+        write_atomically(self.last_ckpt.encode(), record)
+        if outdated is not None and self.file_backend.isfile(outdated):
+            self.file_backend.remove(outdated)
+        self._remove_outdated()
+
+    def _rotate(self, runner: Runner, step: int) -> str | None:
+        """Note a step as kept, and name the file that has to go for it."""
+        outdated = None
+        if not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step:
+            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                oldest = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
+                outdated = self.file_backend.join_path(self.out_dir, oldest)
+            self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        return outdated
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        """Save a new best checkpoint before the previous one is deleted."""
+        super()._save_best_checkpoint(runner, metrics)
+        self._remove_outdated()

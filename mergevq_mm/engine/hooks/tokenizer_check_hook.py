@@ -1,0 +1,44 @@
+"""Refuses to train a generator on the codes of another tokenizer than its own."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mergevq_mm.registry import HOOKS
+
+from .generator_ema_hook import unwrap
+
+
+@HOOKS.register_module()
+class TokenizerCheckHook(Hook):
+    """Compares the fingerprints of cached codes and of the model's tokenizer.
+
+    Codes of another tokenizer, or of another checkpoint of the same, are numbers of the
+    same range with another meaning: the training would run, and the images be noise.
+    Data sets without a ``fingerprint`` in their ``metainfo`` (images) pass.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare, before the first step.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
+        expected = metainfo.get('fingerprint')
+        if expected is None:
+            return
+        found = unwrap(runner.model).tokenizer.fingerprint()
+        if found != expected:
+            raise ValueError(
+                f'train_dataloader.dataset holds codes of the tokenizer '
+                f'{expected[:12]}…, but model.tokenizer is {found[:12]}…; give the '
+                'checkpoint that the codes were made with, or extract them anew '
+                '(tools/extract_codes.py).'
+            )

@@ -1,0 +1,89 @@
+"""Grids of the images that an evaluation generates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.structures import BaseDataElement
+from PIL import Image
+
+from mergevq_mm.engine import SampleVisualizationHook
+from mergevq_mm.visualization import sample_grid
+
+
+class Visualizer:
+    """Remembers what it gets."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def add_image(self, name: str, image: np.ndarray, step: int) -> None:
+        self.calls.append((name, image, step))
+
+
+def make_runner(work_dir: Path) -> Any:
+    return SimpleNamespace(
+        work_dir=str(work_dir), visualizer=Visualizer(), _train_loop=None, iter=30
+    )
+
+
+def outputs(*values: int) -> list[BaseDataElement]:
+    """Samples of 70×64 pixels: blue of these values, green 100, red 0."""
+    samples = []
+    for value in values:
+        image = torch.zeros(3, 70, 64)
+        image[0], image[1] = value, 100
+        samples.append(BaseDataElement(fake_img=image))
+    return samples
+
+
+def test_the_first_images_of_a_validation(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook = SampleVisualizationHook(num_images=5, columns=3)
+    for offset in (0, 100):  # two validations
+        hook.before_val_epoch(runner)
+        hook.after_val_iter(runner, 0, outputs=outputs(*range(offset, offset + 4)))
+        hook.after_val_iter(runner, 1, outputs=outputs(*range(offset + 4, offset + 8)))
+        hook.after_val_epoch(runner)
+    page = np.asarray(Image.open(tmp_path / 'vis_data' / 'samples_iter_30.png'))
+    assert page.shape == (6 + 2 * 76, 6 + 3 * 70, 3)
+    for i in range(6):
+        y, x = 6 + 76 * (i // 3), 6 + 70 * (i % 3)
+        cell = page[y : y + 70, x : x + 64]
+        colour = [0, 100, 100 + i] if i < 5 else [255] * 3
+        assert (cell == colour).all()
+    (first, second) = runner.visualizer.calls
+    assert first[0] == 'samples' and second[2] == 30
+    np.testing.assert_array_equal(second[1], page)
+
+
+def test_test_and_nothing(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path)
+    hook = SampleVisualizationHook()
+    hook.before_test_epoch(runner)
+    hook.after_test_epoch(runner)
+    assert not list(tmp_path.iterdir())
+    hook.after_test_iter(runner, 0, outputs=outputs(9))
+    hook.after_test_epoch(runner)
+    page = np.asarray(Image.open(tmp_path / 'vis_data' / 'samples_test.png'))
+    assert page.shape == (82, 76, 3) and (page[6, 6] == [0, 100, 9]).all()
+
+
+def test_small_images_are_doubled() -> None:
+    image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    page = sample_grid([image], columns=4)
+    np.testing.assert_array_equal(page[6:22:2, 6:22:2], image)
+    np.testing.assert_array_equal(page[7:22:2, 7:22:2], image)
+
+
+@pytest.mark.parametrize('name', ['num_images', 'columns'])
+def test_bad_input(name: str) -> None:
+    with pytest.raises(ValueError, match=f'{name}=0 of SampleVisualizationHook'):
+        SampleVisualizationHook(**{name: 0})
+    with pytest.raises(ValueError, match='images is empty'):
+        sample_grid([], 3)
