@@ -1,0 +1,39 @@
+"""How well the group map is predicted from the codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mergevq_mm.registry import METRICS
+
+from ..functional import kept_counts, source_accuracy, stacked
+from .base import MeanOverImages
+
+
+@METRICS.register_module()
+class SourceRecoveryMetric(MeanOverImages):
+    """Share of raster positions whose token the learned recovery predicts, at every K.
+
+    Names: ``source/K16/acc``, and ``source/K16/acc_codes``, where a token with the same
+    code as the true one counts as right. Predictions without a predicted map (a neck
+    that is not learned) give no numbers.
+
+    Args:
+        **kwargs: ``keeps``, ``collect_device``, ``prefix``, ``collect_dir``.
+    """
+
+    default_prefix = 'source'
+
+    def measure(self, samples: Sequence[Mapping]) -> dict[str, Sequence[float]]:
+        """Measure the accuracies of B predictions, see the base class."""
+        measured: dict[str, list[float]] = {}
+        for keep in kept_counts(samples, self.keeps):
+            predicted = stacked(samples, keep, 'predicted_group')
+            if predicted is None:
+                continue
+            group = stacked(samples, keep, 'group')
+            index = stacked(samples, keep, 'index')
+            for triple in zip(predicted, group, index):
+                for name, value in source_accuracy(*triple).items():
+                    measured.setdefault(f'K{keep}/{name}', []).append(value)
+        return measured
