@@ -1,0 +1,237 @@
+"""Codes of a data set on the disk: sharded, memory-mapped, whole or refused.
+
+::
+
+    root/codes.json                 what the codes are, and which files there must be
+    root/shard_00000/labels.npy         N        int64   classes
+                     index_K144.npy     N×F×144  int32   codes of the groups
+                     group_K144.npy     N×F×L    uint16  group of each raster position
+                     …                                   two files for each K
+    root/shard_00001/…
+
+Axis F holds the image as it is and, where there is one, its mirror image. Groups are
+numbered by their first raster position. A shard is written as ``shard_00000.tmp`` and
+renamed when it is on the disk, so a folder of the right name is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+VERSION = 1
+HEADER = 'codes.json'
+
+
+@dataclass(frozen=True)
+class CodesHeader:
+    """What the codes in a folder are.
+
+    Attributes:
+        version (int): Of the format.
+        fingerprint (str): Of the tokenizer.
+        bits (int): Width of a code.
+        split (tuple[int, ...]): Bits of its parts, the lowest first.
+        grid (tuple[int, int]): Rows and columns of the raster.
+        keeps (tuple[int, ...]): Numbers of groups, ascending.
+        flips (int): 1, or 2 with mirror images.
+        samples (int): Number of images.
+        classes (tuple[str, ...]): Names of the classes.
+        source (str): Digest of the data set: its files, labels and pipeline.
+        shards (tuple[dict, ...]): For each one ``name``, ``samples`` and ``files``,
+            the length of each file in bytes.
+    """
+
+    version: int
+    fingerprint: str
+    bits: int
+    split: tuple[int, ...]
+    grid: tuple[int, int]
+    keeps: tuple[int, ...]
+    flips: int
+    samples: int
+    classes: tuple[str, ...]
+    source: str
+    shards: tuple[dict[str, Any], ...]
+
+    @property
+    def length(self) -> int:
+        """int: Positions of the raster, L."""
+        return self.grid[0] * self.grid[1]
+
+    def arrays(self, samples: int) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of each array of a shard of so many samples."""
+        arrays: dict[str, tuple[tuple[int, ...], str]] = {
+            'labels': ((samples,), 'int64')
+        }
+        for keep in self.keeps:
+            arrays[f'index_K{keep}'] = ((samples, self.flips, keep), 'int32')
+            arrays[f'group_K{keep}'] = ((samples, self.flips, self.length), 'uint16')
+        return arrays
+
+
+def plan_codes(samples: int, shard_size: int, **values: Any) -> CodesHeader:
+    """Divide a data set into shards.
+
+    Args:
+        samples (int): Number of images.
+        shard_size (int): Images of a shard; the last one may have fewer.
+        **values (Any): The other attributes of :class:`CodesHeader`.
+
+    Returns:
+        CodesHeader: With the list of shards.
+
+    Raises:
+        ValueError: If there is nothing to write, a number of groups stands twice, or
+            the raster is too large for the types of the files.
+    """
+    if samples < 1 or shard_size < 1:
+        raise ValueError(
+            f'samples={samples} and shard_size={shard_size} must be at least 1; give '
+            'a data set with images, and shards of some thousands of them.'
+        )
+    header = CodesHeader(VERSION, samples=samples, shards=(), **values)
+    if len(set(header.keeps)) != len(header.keeps) or header.length > 2**16:
+        raise ValueError(
+            f'keeps={list(header.keeps)} of {header.length} positions cannot be '
+            'stored; give each K once, and at most 65536 positions.'
+        )
+    shards = []
+    for number, first in enumerate(range(0, samples, shard_size)):
+        count = min(shard_size, samples - first)
+        files = {
+            f'{name}.npy': _file_size(shape, dtype)
+            for name, (shape, dtype) in header.arrays(count).items()
+        }
+        name = f'shard_{number:05d}'
+        shards.append({'name': name, 'samples': count, 'files': files})
+    return replace(header, shards=tuple(shards))
+
+
+def _file_size(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of a ``.npy`` file: its header and its numbers."""
+    about = {'descr': np.dtype(dtype).str, 'fortran_order': False, 'shape': shape}
+    start = BytesIO()
+    np.lib.format.write_array_header_1_0(start, about)
+    return len(start.getvalue()) + int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def read_header(root: str | os.PathLike) -> CodesHeader:
+    """Read what the codes in a folder are.
+
+    Args:
+        root (str | PathLike): The folder.
+
+    Returns:
+        CodesHeader: The content of ``codes.json``.
+
+    Raises:
+        ValueError: If there is none, it is damaged, or of another version.
+    """
+    remedy = 'give a folder that tools/extract_codes.py has written.'
+    try:
+        content = json.loads(Path(root, HEADER).read_bytes())
+        version = content['version']
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f'root="{root}" holds no readable {HEADER} ({type(error).__name__}); '
+            f'{remedy}'
+        ) from error
+    if version != VERSION:
+        raise ValueError(
+            f'root="{root}" holds codes of format {version}, and this is format '
+            f'{VERSION}; extract them anew.'
+        )
+    try:
+        lists = ('split', 'grid', 'keeps', 'classes', 'shards')
+        header = CodesHeader(
+            **{k: tuple(v) if k in lists else v for k, v in content.items()}
+        )
+        total = sum(shard['samples'] for shard in header.shards)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f'root="{root}" has a damaged {HEADER}; {remedy}') from error
+    if total != header.samples:
+        raise ValueError(
+            f'root="{root}" has a damaged {HEADER}: its shards hold {total} samples, '
+            f'not {header.samples}; {remedy}'
+        )
+    return header
+
+
+def check_shard(root: str | os.PathLike, shard: dict[str, Any]) -> None:
+    """Refuse a shard that is not there as a whole, without reading it.
+
+    Args:
+        root (str | PathLike): The folder of all shards.
+        shard (dict): Its entry in the header.
+
+    Raises:
+        ValueError: If it, or one of its files, is missing or of another length.
+    """
+    folder = Path(root, shard['name'])
+    remedy = (
+        'run tools/extract_codes.py with the same arguments again, which redoes what '
+        'is missing.'
+    )
+    if not folder.is_dir():
+        begun = folder.with_name(folder.name + '.tmp').exists()
+        problem = 'is only half written' if begun else 'is missing'
+        raise ValueError(f'root="{root}": {shard["name"]} {problem}; {remedy}')
+    for name, expected in shard['files'].items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else 0
+        if found != expected:
+            raise ValueError(
+                f'root="{root}": {shard["name"]}/{name} has {found} bytes, not '
+                f'{expected}; {remedy}'
+            )
+
+
+def is_complete(root: str | os.PathLike, shard: dict[str, Any]) -> bool:
+    """Whether a shard is there as a whole, see :func:`check_shard`."""
+    try:
+        check_shard(root, shard)
+    except ValueError:
+        return False
+    return True
+
+
+def open_array(
+    root: str | os.PathLike, header: CodesHeader, number: int, name: str
+) -> np.ndarray:
+    """Map an array of a shard into memory.
+
+    Args:
+        root (str | PathLike): The folder of all shards.
+        header (CodesHeader): Its header.
+        number (int): Which shard.
+        name (str): Which array, such as 'index_K144'.
+
+    Returns:
+        np.ndarray: Memory-mapped and read-only.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    shard = header.shards[number]
+    path = Path(root, shard['name'], f'{name}.npy')
+    expected = header.arrays(shard['samples'])[name]
+    try:
+        array = np.load(path, mmap_mode='r', allow_pickle=False)
+        found = (array.shape, array.dtype.name)
+    except (OSError, ValueError) as error:
+        found, problem = None, error
+    else:
+        problem = None
+    if found != expected:
+        raise ValueError(
+            f'root="{root}": {shard["name"]}/{name}.npy holds {found or "no array"}, '
+            f'not {expected}; delete that shard and run tools/extract_codes.py again.'
+        ) from problem
+    return array

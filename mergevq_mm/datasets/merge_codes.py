@@ -1,0 +1,190 @@
+"""Codes of a frozen tokenizer as a data set, for the training of generators."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmpretrain.structures import DataSample
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mergevq_mm.registry import DATASETS, MODELS
+
+from .codes import check_shard, open_array, read_header
+
+
+@DATASETS.register_module()
+class MergeVQCodes(Dataset):
+    """Codes and source maps that ``tools/extract_codes.py`` has written.
+
+    Nothing but the labels is read at the start; codes are mapped into memory when they
+    are first asked for, in each worker process on its own.
+
+    Args:
+        root (str): The folder.
+        keep (int | Sequence[int], optional): Numbers of groups K to read. Defaults to
+            None, all that there are.
+        flip_prob (float): Probability of the mirror image. Defaults to 0.5.
+        fingerprint (str, optional): Of the tokenizer that the codes must be of.
+            Defaults to None, of any.
+        tokenizer (dict | nn.Module, optional): Instead, the tokenizer itself: a
+            ``FrozenTokenizer`` or its config. Defaults to None.
+        indices (int | Sequence[int], optional): Samples to use: the first so many (the
+            last, if negative) or these. Defaults to None, all.
+
+    Attributes:
+        header (CodesHeader): What the codes are.
+        metainfo (dict): ``classes``, and what the header says of the codes.
+
+    Raises:
+        ValueError: If the folder holds no codes, half of them, none of this K or
+            flip, or those of another tokenizer; or if an index is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        keep: int | Sequence[int] | None = None,
+        flip_prob: float = 0.5,
+        fingerprint: str | None = None,
+        tokenizer: Mapping[str, Any] | torch.nn.Module | None = None,
+        indices: int | Sequence[int] | None = None,
+    ) -> None:
+        self.root = os.fspath(root)
+        self.header = header = read_header(root)
+        if tokenizer is not None:
+            if isinstance(tokenizer, Mapping):
+                tokenizer = MODELS.build(dict(tokenizer))
+            self._check_tokenizer(tokenizer.fingerprint())
+        if fingerprint is not None:
+            self._check_tokenizer(fingerprint)
+        self.keeps = self._read_keeps(keep)
+        self.flip_prob = self._read_flip_prob(flip_prob)
+        for shard in header.shards:
+            check_shard(root, shard)
+        self._ends = np.cumsum([shard['samples'] for shard in header.shards])
+        self._order = self._read_indices(indices)
+        self._arrays: dict[tuple[int, str], np.ndarray] = {}
+        self._labels = self._read_labels()
+        self.metainfo = {
+            'classes': header.classes,
+            'fingerprint': header.fingerprint,
+            'bits': header.bits,
+            'split': header.split,
+            'grid': header.grid,
+            'keeps': self.keeps,
+        }
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self._order)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        """Read a sample.
+
+        Args:
+            idx (int): Which one.
+
+        Returns:
+            dict: ``inputs``, for each K ``index_K<K>`` (K int64) and ``group_K<K>`` (L
+            int64) of the image or its mirror image; and ``data_samples`` with
+            ``gt_label``, ``sample_idx`` and ``flip``.
+        """
+        number = int(self._order[idx])
+        flip = self.flip_prob > 0 and bool(torch.rand(()) < self.flip_prob)
+        inputs = {
+            name: self._read(number, int(flip), name)
+            for keep in self.keeps
+            for name in (f'index_K{keep}', f'group_K{keep}')
+        }
+        sample = DataSample(metainfo={'sample_idx': number, 'flip': flip})
+        sample.set_gt_label(int(self._labels[number]))
+        return {'inputs': inputs, 'data_samples': sample}
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """Class of a sample, in a list.
+
+        Args:
+            idx (int): Which sample.
+
+        Returns:
+            list[int]: The one class.
+        """
+        return [int(self._labels[self._order[idx]])]
+
+    def _read(self, number: int, flip: int, name: str) -> Tensor:
+        shard = int(np.searchsorted(self._ends, number, side='right'))
+        if (shard, name) not in self._arrays:
+            array = open_array(self.root, self.header, shard, name)
+            self._arrays[shard, name] = array
+        array = self._arrays[shard, name]
+        row = array[number - self._ends[shard] + len(array), flip]
+        return torch.from_numpy(row.astype(np.int64))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the mapped files out: each process maps its own."""
+        return {**self.__dict__, '_arrays': {}}
+
+    # ------------------------------------------------------------------ arguments
+
+    def _check_tokenizer(self, fingerprint: str) -> None:
+        if fingerprint != self.header.fingerprint:
+            raise ValueError(
+                f'root="{self.root}" holds codes of the tokenizer '
+                f'{self.header.fingerprint[:12]}…, not of {fingerprint[:12]}…; extract '
+                'them with this tokenizer, or use the checkpoint they were made with.'
+            )
+
+    def _read_keeps(self, keep: int | Sequence[int] | None) -> tuple[int, ...]:
+        known = self.header.keeps
+        if keep is None:
+            return known
+        keeps = (keep,) if isinstance(keep, int) else tuple(keep)
+        if not keeps or set(keeps) - set(known):
+            raise ValueError(
+                f'keep={list(keeps)} is not among the K of root="{self.root}", '
+                f'{list(known)}; choose of these, or extract it too.'
+            )
+        return keeps
+
+    def _read_flip_prob(self, flip_prob: float) -> float:
+        if not 0 <= flip_prob <= 1:
+            raise ValueError(
+                f'flip_prob={flip_prob} lies outside [0, 1]; give a share.'
+            )
+        if flip_prob > 0 and self.header.flips == 1:
+            raise ValueError(
+                f'flip_prob={flip_prob} needs mirror images, which root="{self.root}" '
+                'lacks; set flip_prob=0, or extract with --flip.'
+            )
+        return flip_prob
+
+    def _read_indices(self, indices: int | Sequence[int] | None) -> np.ndarray:
+        every = np.arange(self.header.samples)
+        if indices is None:
+            return every
+        if isinstance(indices, int):
+            return every[:indices] if indices >= 0 else every[indices:]
+        try:
+            return every[np.asarray(indices, dtype=np.int64)]
+        except IndexError as error:
+            raise ValueError(
+                f'indices hold a sample that root="{self.root}" lacks ({error}); give '
+                f'numbers from 0 to {self.header.samples - 1}.'
+            ) from error
+
+    def _read_labels(self) -> np.ndarray:
+        numbers = range(len(self.header.shards))
+        parts = [open_array(self.root, self.header, i, 'labels') for i in numbers]
+        labels = np.concatenate(parts)
+        if labels.min() < 0 or labels.max() >= len(self.header.classes):
+            raise ValueError(
+                f'root="{self.root}" holds labels from {labels.min()} to '
+                f'{labels.max()} for {len(self.header.classes)} classes; extract the '
+                'codes anew.'
+            )
+        return labels

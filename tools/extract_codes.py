@@ -1,0 +1,348 @@
+"""Encode a data set with a trained MergeVQ, once, for the training of generators.
+
+Writes shards of memory-mapped files that `mergevq_mm.MergeVQCodes` reads: for each
+image the codes and the group map at each K, of the image and of its mirror image, and
+its class. Images are prepared as in validation (resize, centre crop). An interrupted
+run is continued by the same command; shards that are complete are kept.
+
+Examples (CONFIG=configs/mergevq_g+r.py):
+    python tools/extract_codes.py $CONFIG CHECKPOINT data/codes --keep 144 196 256
+    python tools/extract_codes.py $CONFIG CHECKPOINT data/val --split val --no-flip
+    torchrun --nproc-per-node 8 tools/extract_codes.py $CONFIG CHECKPOINT data/codes
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Callable
+
+import numpy as np
+from mmengine.config import Config, DictAction
+
+import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+from mergevq_mm.utils import config as config_utils
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    from mergevq_mm.datasets.codes import CodesHeader
+    from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+
+Encode = Callable[[dict], dict[str, np.ndarray]]
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file of a MergeVQ, stage 1')
+    parser.add_argument('checkpoint', help='path or URL of a checkpoint of it')
+    parser.add_argument('out', help='folder to write or to continue')
+    parser.add_argument(
+        '--keep',
+        nargs='+',
+        type=int,
+        metavar='K',
+        help="numbers of tokens; default: the target of the config's model.keep",
+    )
+    parser.add_argument(
+        '--split',
+        choices=['train', 'val', 'test'],
+        default='train',
+        help="whose data loader's data set to encode; default: train",
+    )
+    parser.add_argument(
+        '--flip',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='also encode mirror images; default: yes',
+    )
+    parser.add_argument(
+        '--shard-size',
+        type=int,
+        default=25000,
+        help='images a shard; an interruption loses one at most. Default: 25000',
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=64, help='images a batch. Default: 64'
+    )
+    parser.add_argument(
+        '--num-workers', type=int, help="default: that of the config's val_dataloader"
+    )
+    parser.add_argument('--device', help='default: cuda if there is one')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings of the config to override, as key=value',
+    )
+    return parser.parse_args(argv)
+
+
+# ---------------------------------------------------------------------- preparation
+
+
+def dataset_config(cfg: Config, split: str) -> dict[str, Any]:
+    """The data set of a split, its images prepared as in validation.
+
+    Args:
+        cfg (Config): A stage-1 config.
+        split (str): 'train', 'val' or 'test'.
+
+    Returns:
+        dict: Config of a data set.
+
+    Raises:
+        ValueError: If the config lacks the data set or the pipeline of validation.
+    """
+    loaders = {name: cfg.get(f'{name}_dataloader') or {} for name in (split, 'val')}
+    for name, loader in loaders.items():
+        if 'pipeline' not in loader.get('dataset', {}):
+            raise ValueError(
+                f'--split {split}: config has no {name}_dataloader.dataset.pipeline; '
+                'choose another split, or a config that has one.'
+            )
+    pipeline = loaders['val']['dataset']['pipeline']
+    return {**loaders[split]['dataset'], 'pipeline': pipeline}
+
+
+def describe_dataset(dataset: Dataset, pipeline: Any) -> tuple[tuple[str, ...], str]:
+    """Names of the classes, and a digest of the images, labels and pipeline.
+
+    Args:
+        dataset (Dataset): One of mmpretrain's.
+        pipeline (Any): Its config.
+
+    Returns:
+        tuple[tuple[str, ...], str]: Both; the data may be moved to another root.
+
+    Raises:
+        ValueError: If the images have no labels.
+    """
+    digest = hashlib.sha256(json.dumps(pipeline, default=str).encode())
+    number = 0
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        if 'gt_label' not in info:
+            raise ValueError(
+                'the data set has no labels, but generators learn the images of a '
+                'class; choose a split with labels.'
+            )
+        path = os.path.relpath(info.get('img_path', '.'), dataset.data_root or '.')
+        label = int(info['gt_label'])
+        digest.update(f'{path}\n{label}\n'.encode())
+        number = max(number, label + 1)
+    names = dataset.metainfo.get('classes') or range(number)
+    return tuple(str(name) for name in names), digest.hexdigest()
+
+
+def make_encoder(
+    cfg: Config, tokenizer: FrozenTokenizer, header: CodesHeader, device: str
+) -> Encode:
+    """A function from a batch of the loader to rows of the arrays of a shard.
+
+    Args:
+        cfg (Config): A stage-1 config, for its preprocessor.
+        tokenizer (FrozenTokenizer): On its device.
+        header (CodesHeader): What to write.
+        device (str): That device.
+
+    Returns:
+        Callable[[dict], dict[str, np.ndarray]]: The function.
+    """
+    import torch
+
+    from mergevq_mm.registry import MODELS
+
+    given = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+    to_unit = {'mean': [127.5] * 3, 'std': [127.5] * 3, 'to_rgb': True}
+    preprocessor = MODELS.build(
+        {'type': 'mmpretrain.SelfSupDataPreprocessor', **(given or to_unit)}
+    ).to(device)
+
+    @torch.inference_mode()
+    def encode(data: dict) -> dict[str, np.ndarray]:
+        data = preprocessor(data)
+        images = data['inputs']
+        labels = [int(sample.gt_label) for sample in data['data_samples']]
+        rows = {'labels': np.asarray(labels, dtype=np.int64)}
+        if header.flips == 2:
+            images = torch.cat([images, images.flip(-1)])
+        for keep in header.keeps:
+            index, group, _ = tokenizer.encode(images, keep)
+            for name, value in (('index', index), ('group', group)):
+                value = value.unflatten(0, (header.flips, -1)).transpose(0, 1)
+                rows[f'{name}_K{keep}'] = value.cpu().numpy()  # B×F×K or B×F×L
+        return rows
+
+    return encode
+
+
+def prepare(
+    cfg: Config, args: argparse.Namespace
+) -> tuple[CodesHeader, Dataset, Encode]:
+    """Build data set and tokenizer, and check that they fit each other and ``out``.
+
+    Args:
+        cfg (Config): A stage-1 config.
+        args (Namespace): The command line.
+
+    Returns:
+        tuple[CodesHeader, Dataset, Callable]: What to write, and from what.
+
+    Raises:
+        ValueError: If an argument does not fit the others, or ``out`` holds other data.
+        FileNotFoundError: If a file is missing.
+    """
+    import torch
+    from mmengine.dataset import default_collate
+    from mmengine.registry import init_default_scope
+
+    from mergevq_mm.datasets.codes import plan_codes
+    from mergevq_mm.datasets.codes_writing import start_codes
+    from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+    from mergevq_mm.registry import DATASETS
+
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    device = args.device or 'cpu'
+    if args.device is None and torch.cuda.is_available():
+        device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
+    tokenizer = FrozenTokenizer(cfg.get('model') or {}, args.checkpoint)
+    tokenizer.to(device).init_weights()
+    keeps = args.keep
+    if keeps is None:
+        target = cfg.model.get('keep') or tokenizer.length
+        keeps = [target if isinstance(target, int) else target['target']]
+    data_cfg = dataset_config(cfg, args.split)
+    dataset = DATASETS.build(data_cfg)
+    classes, source = describe_dataset(dataset, data_cfg['pipeline'])
+    header = plan_codes(
+        samples=len(dataset),
+        shard_size=args.shard_size,
+        fingerprint=tokenizer.fingerprint(),
+        bits=tokenizer.bits,
+        split=tokenizer.split,
+        grid=tokenizer.grid,
+        keeps=tuple(sorted(keeps)),
+        flips=1 + args.flip,
+        classes=classes,
+        source=source,
+    )
+    encode = make_encoder(cfg, tokenizer, header, device)
+    encode(default_collate([dataset[0]]))  # what does not fit fails before it is begun
+    start_codes(args.out, header)
+    return header, dataset, encode
+
+
+# ---------------------------------------------------------------------------- work
+
+
+def extract(
+    out: str, header: CodesHeader, dataset: Dataset, encode: Encode, **loader: Any
+) -> None:
+    """Write the shards that are not there yet, those of this process.
+
+    Args:
+        out (str): The folder.
+        header (CodesHeader): What to write.
+        dataset (Dataset): The images.
+        encode (Callable): From a batch to rows of the arrays.
+        **loader (Any): ``batch_size`` and ``num_workers``.
+    """
+    from mmengine.dataset import default_collate
+    from torch.utils.data import DataLoader, Subset
+
+    from mergevq_mm.datasets.codes_writing import missing_shards, write_shard
+
+    rank = int(os.environ.get('RANK', 0))  # as torchrun sets them
+    world = int(os.environ.get('WORLD_SIZE', 1))
+    todo = missing_shards(out, header, rank, world)
+    sizes = [shard['samples'] for shard in header.shards]
+    with progress(sum(sizes[i] for i in todo), visible=rank == 0) as advance:
+        for number in todo:
+            first = sum(sizes[:number])
+            part = Subset(dataset, range(first, first + sizes[number]))
+            batches = DataLoader(part, collate_fn=default_collate, **loader)
+            with write_shard(out, header, number) as arrays:
+                row = 0
+                for data in batches:
+                    rows = encode(data)
+                    count = len(rows['labels'])
+                    for name, values in rows.items():
+                        arrays[name][row : row + count] = values
+                    row += count
+                    advance(count)
+
+
+@contextmanager
+def progress(total: int, visible: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left on a terminal; elsewhere a line every ten seconds.
+
+    Args:
+        total (int): Images to encode.
+        visible (bool): Whether to show anything. Defaults to True.
+
+    Yields:
+        Callable[[int], None]: To be called with the number of images done.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from mergevq_mm.engine.hooks.progress_hook import clock
+
+    console = Console()
+    if visible and console.is_terminal:
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task('encode', total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    start = last = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done, now = done + count, time.monotonic()
+        if visible and (done == total or now - last >= 10):
+            last = now
+            left = clock((now - start) / done * (total - done))
+            share = f'{done}/{total} ({100 * done // total} %)'
+            print(f'encode: {share}, {left} left', flush=True)
+
+    yield advance
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        cfg = config_utils.load_config(args.config)
+        cfg.merge_from_dict(args.cfg_options or {})
+        header, dataset, encode = prepare(cfg, args)
+        workers = args.num_workers
+        if workers is None:
+            workers = cfg.val_dataloader.get('num_workers', 0)
+        size = args.batch_size
+        extract(args.out, header, dataset, encode, batch_size=size, num_workers=workers)
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
+    except KeyboardInterrupt:
+        sys.exit('interrupted: the same command continues from the last whole shard.')
+
+    from mergevq_mm.datasets.codes import is_complete
+
+    there = sum(is_complete(args.out, shard) for shard in header.shards)
+    print(
+        f'{header.samples} images, K = {", ".join(map(str, header.keeps))}: '
+        f'{there} of {len(header.shards)} shards are in {args.out}.'
+    )
+
+
+if __name__ == '__main__':
+    main()
