@@ -1,0 +1,265 @@
+"""MergeAR, stage 2: raster-order generation that forgets repetitions (paper Fig. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergevq_mm.registry import MODELS
+
+from ..utils.group_map import recover_tokens
+from .code_generator import CodeGenerator
+from .kv_store import KVStore
+from .raster_decoding import (
+    DecodingNetwork,
+    RasterDecoding,
+    decode_raster,
+)
+from .rotary import grid_positions, rank_positions, rotary_factors
+from .sampling import uniform_noise
+from .speculative import decode_speculatively
+from .structures import CodeBatch, SampledCodes
+from .token_cache import CompressedCache, TokenCache
+from .visibility import first_of_its_kind, mergear_block_mask, mergear_mask
+
+CACHE_BLOCK = 16  # slots
+CACHES = {'full': TokenCache, 'compressed': CompressedCache}
+
+
+@MODELS.register_module()
+class MergeAR(CodeGenerator):
+    """Class-conditional autoregressive generator of a tokenizer's codes.
+
+    ::
+
+        [class] [K] t₁ t₂ … ─ transformer ─ context ─ head ─ 6 bits, then 12 bits
+           prefix    └ mask: the prefix, the last w tokens, first occurrences
+
+    A sequence has the code of each raster position in turn ('raster'): L steps, in
+    which repetitions leave the cache when they leave the window. Or it has the K codes
+    alone, in the order of their first occurrence ('distinct'): K steps, after which
+    the tokenizer's source recovery finds their places.
+
+    Differences: the authors published no code of it. The window's size and the draw of
+    K stand nowhere; the paper's Eq. 12 is degenerate (see :mod:`.visibility`). The
+    instruction token has no rotary position, as the class token has none. With
+    ``merge_token=False, window=None`` and no merging this is the released stage-2
+    generator.
+
+    Args:
+        sequence (str): 'raster' or 'distinct'. Defaults to 'raster'.
+        window (int, optional): Tokens that are seen whatever they are, w. None: all
+            are, nothing is ever dropped. Defaults to 2.
+        duplicates (str): What a repetition is in training: an equal 'code', as in
+            generation, or the same 'group' of the source map. Defaults to 'code'.
+        attention (str): 'sdpa', or 'flex' for a block mask in training. Defaults to
+            'sdpa'.
+        **kwargs: Of :class:`CodeGenerator`.
+
+    Raises:
+        ValueError: If an argument is not known or does not fit the tokenizer.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        sequence: str = 'raster',
+        window: int | None = 2,
+        duplicates: str = 'code',
+        attention: str = 'sdpa',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for name, value, known in (
+            ('sequence', sequence, ('raster', 'distinct')),
+            ('duplicates', duplicates, ('code', 'group')),
+            ('attention', attention, ('sdpa', 'flex')),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"{name}='{value}' is not known; choose one of {', '.join(known)}."
+                )
+        if window is not None and window < 1:
+            raise ValueError(
+                f'window={window} would hide a token from itself; give at least 1, or '
+                'None to see all.'
+            )
+        if sequence == 'distinct' and not self.tokenizer.learned_recovery:
+            raise ValueError(
+                "sequence='distinct' needs a tokenizer that predicts the source map; "
+                "give it neck=dict(type='mergevq_mm.SourceRecovery') or generate the "
+                "whole 'raster'."
+            )
+        self.sequence, self.duplicates, self.attention = sequence, duplicates, attention
+        self.window = window if sequence == 'raster' else None
+
+    # ------------------------------------------------------------------- training
+
+    def loss_codes(self, batch: CodeBatch) -> dict[str, Tensor]:
+        """Losses of tokenized images; see :meth:`CodeGenerator.code_losses`."""
+        if self.sequence == 'raster':
+            index = recover_tokens(batch.index.unsqueeze(-1), batch.group).squeeze(-1)
+            kinds = index if self.duplicates == 'code' else batch.group
+        else:
+            index = kinds = batch.index
+        labels, keep = self.drop_classes(batch.labels), batch.index.shape[1]
+        return self.code_losses(self.logits(index, labels, keep, kinds), index)
+
+    def logits(
+        self, index: Tensor, labels: Tensor, keep: int, kinds: Tensor | None = None
+    ) -> list[Tensor]:
+        """Logits of a whole sequence under teacher forcing.
+
+        Args:
+            index (Tensor): Codes, B×n int64.
+            labels (Tensor): B int64.
+            keep (int): K.
+            kinds (Tensor, optional): Equal where one token repeats another, B×n.
+                Defaults to None, the codes.
+
+        Returns:
+            list[Tensor]: For each part B×n×2^bits.
+        """
+        known = index[:, :-1]
+        x = torch.cat([self.embed_prefix(labels, keep), self.embedding(known)], dim=1)
+        first = first_of_its_kind((index if kinds is None else kinds)[:, :-1])
+        make = mergear_block_mask if self.attention == 'flex' else mergear_mask
+        mask = make(first, self.prefix, self.window)
+        factors = self.factors(keep)[: x.shape[1]]
+        x = self.transformer(self.dropout(x), factors, mask)
+        return self.head(x[:, self.prefix - 1 :], index, self.embedding)
+
+    def places(self, keep: int) -> Tensor:
+        """Row and column of each token of a sequence, n×2."""
+        if self.sequence == 'raster':
+            return grid_positions(*self.tokenizer.grid)
+        return rank_positions(keep)
+
+    def factors(self, keep: int) -> Tensor:
+        """Rotary factors of prefix and tokens, (P+n)×(c/2)×2."""
+        places = self.places(keep)
+        places = places.to(self.prefix_factors.device)
+        turned = rotary_factors(places, self.transformer.head_dim)
+        return torch.cat([self.prefix_factors, turned])
+
+    # ----------------------------------------------------------------- generation
+
+    @torch.no_grad()
+    def sample_codes(
+        self,
+        labels: Tensor,
+        keep: int,
+        seeds: Sequence[int],
+        cache: str = 'compressed',
+        restrict: bool = False,
+        speculative: int = 0,
+        **options: Any,
+    ) -> SampledCodes:
+        """Draw codes of given classes.
+
+        Args:
+            labels (Tensor): B int64.
+            keep (int): K, in the table of instruction tokens.
+            seeds (Sequence[int]): One a sample. A sample depends on its own seed alone.
+            cache (str): 'full' or 'compressed', which holds what the window lets be
+                seen. Defaults to 'compressed'.
+            restrict (bool): Whether a sample that has K distinct codes draws none but
+                these. Defaults to False: the cache grows.
+            speculative (int): Tokens to draft at a time as copies of earlier ones and
+                to verify in one pass; the samples stay the same. Defaults to 0.
+            **options: ``temperature``, ``top_k``, ``top_p``, ``guidance`` (one number,
+                or one a part) and ``guidance_schedule``.
+
+        Returns:
+            SampledCodes: With, for each sample, its ``distinct`` codes, the
+            ``occupied`` ones of the ``cache_slots``, ``cache_bytes`` (of both sequences
+            where guidance needs two), and ``passes``, the runs of the transformer.
+
+        Raises:
+            ValueError: If an option is not known or out of range.
+        """
+        decoding = self.start_decoding(
+            labels, keep, seeds, cache, restrict, speculative, **options
+        )
+        prefix = self.embed_prefix(self.guided_labels(labels, decoding.rule), keep)
+        passes = torch.full_like(labels, decoding.index.shape[1])
+        if speculative:
+            index, passes = decode_speculatively(
+                decoding, prefix, speculative, int(self.places(keep)[:, 1].max()) + 1
+            )
+        else:
+            index = decode_raster(decoding, prefix)
+        number, store = labels.shape[0], decoding.cache.store
+        stats = {
+            'distinct': decoding.cache.distinct[:number],
+            'occupied': decoding.cache.occupied[:number],
+            'cache_slots': torch.full_like(labels, store.slots),
+            'cache_bytes': torch.full_like(labels, store.nbytes // number),
+            'passes': passes,
+        }
+        return SampledCodes(index, keep, self.sequence == 'raster', stats)
+
+    def start_decoding(
+        self,
+        labels: Tensor,
+        keep: int,
+        seeds: Sequence[int],
+        cache: str = 'compressed',
+        restrict: bool = False,
+        speculative: int = 0,
+        **options: Any,
+    ) -> RasterDecoding:
+        """Cache, noise and room for the codes; see :meth:`sample_codes`."""
+        rule = self.sampling_rule(restrict=keep if restrict else None, **options)
+        length = keep
+        if self.sequence == 'raster':
+            length = self.tokenizer.grid[0] * self.tokenizer.grid[1]
+        rows = labels.shape[0] * (1 + rule.guided)
+        noise = uniform_noise(seeds, (length, len(self.head.split)), labels.device)
+        network = DecodingNetwork(
+            self.embedding, self.transformer, self.head, self.factors(keep)
+        )
+        memory = self.make_cache(cache, rows, length, keep, speculative, restrict)
+        index = labels.new_zeros(labels.shape[0], length)
+        return RasterDecoding(network, memory, rule, noise, index)
+
+    def make_cache(
+        self,
+        name: str,
+        rows: int,
+        length: int,
+        keep: int,
+        drafts: int = 0,
+        restrict: bool = False,
+    ) -> TokenCache:
+        """A cache for ``rows`` sequences of ``length`` tokens with K distinct codes.
+
+        Raises:
+            ValueError: If it is not known.
+        """
+        if name not in CACHES:
+            raise ValueError(
+                f"cache='{name}' is not known; choose one of {', '.join(CACHES)}."
+            )
+        # Where nothing is ever out of sight, nothing can be dropped.
+        kind = CACHES['full' if self.window is None else name]
+        inner, like = self.transformer, self.prefix_factors
+
+        def make_store(slots: int) -> KVStore:
+            return KVStore(
+                len(inner.blocks), rows, inner.num_heads, slots, inner.head_dim, like
+            )
+
+        return kind(
+            make_store,
+            self.prefix,
+            length,
+            self.window,
+            keep,
+            drafts=drafts,
+            spare=0 if restrict else CACHE_BLOCK,
+            block=CACHE_BLOCK,
+        )

@@ -1,0 +1,237 @@
+"""Drawing codes in random order, several at a time (spec section 11.3).
+
+A sequence is a prefix and then pairs: a position instruction, which says whose code
+comes next and at whose place that code is predicted, and the code. At inference
+several instructions are asked at once. Each sees the finished pairs and itself, not its
+neighbours, so that it predicts what it would predict if it were the next one. The next
+pass writes the finished pairs over them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .kv_store import KVStore, SlotMemory
+from .raster_decoding import DecodingNetwork, SamplingRule
+from .rotary import rotate
+
+
+def parallel_schedule(number: int, num_steps: int) -> list[int]:
+    """How many codes each step draws: few at first, many when the most is known.
+
+    After the share s of the steps the share 1 - 2/π arccos(s) of the codes is drawn,
+    rounded, but at least one more at each step.
+
+    Args:
+        number (int): Codes, K.
+        num_steps (int): Steps; at most one a code is made.
+
+    Returns:
+        list[int]: min(num_steps, K) numbers of at least 1, whose sum is K.
+
+    Raises:
+        ValueError: If there are no steps.
+    """
+    if num_steps < 1:
+        raise ValueError(
+            f'num_steps={num_steps} draws nothing; give at least 1, or K to draw the '
+            'codes one by one.'
+        )
+    steps = min(num_steps, number)
+    schedule: list[int] = []
+    for step in range(1, steps + 1):
+        share = 1 - math.acos(step / steps) / (math.pi / 2)
+        # Each later step still has to draw one.
+        done = min(round(number * share), number - (steps - step))
+        schedule.append(max(done - sum(schedule), 1))
+    return schedule
+
+
+def in_order(values: Tensor, order: Tensor) -> Tensor:
+    """Rearrange B×K×… along the second axis by B×n numbers of slots."""
+    index = order.reshape(*order.shape, *[1] * (values.dim() - 2))
+    return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+
+def interleave(first: Tensor, second: Tensor) -> Tensor:
+    """Pair B×n×… with B×n×…: a₁ b₁ a₂ b₂ …, B×2n×…."""
+    return torch.stack([first, second], dim=2).flatten(1, 2)
+
+
+def instruct(vector: Tensor, factors: Tensor) -> Tensor:
+    """Position instructions: one vector, turned head by head to the places.
+
+    Args:
+        vector (Tensor): What is the same of all instructions, D.
+        factors (Tensor): Rotary factors of the places, B×n×(c/2)×2.
+
+    Returns:
+        Tensor: B×n×D.
+    """
+    heads = vector.reshape(1, -1, 1, 2 * factors.shape[-2])  # 1×H×1×c
+    return rotate(heads, factors).transpose(1, 2).flatten(2)
+
+
+def sampled_positions(noise: Tensor, number: int) -> Tensor:
+    """Raster positions at random, as first occurrences may lie: the first one is 0.
+
+    Args:
+        noise (Tensor): In [0, 1), B×(L-1).
+        number (int): K.
+
+    Returns:
+        Tensor: B×K int64, increasing, each subset that holds 0 equally likely.
+    """
+    ranked = noise.argsort(dim=1, stable=True) + 1
+    chosen = torch.nn.functional.pad(ranked[:, : number - 1], (1, 0))
+    return chosen.sort(dim=1).values
+
+
+def parallel_mask(
+    finished: int, known: int, asked: int, device: torch.device | str
+) -> Tensor:
+    """What the tokens of one pass see.
+
+    Args:
+        finished (int): Tokens of earlier passes.
+        known (int): New tokens that stay, which see one another causally.
+        asked (int): Instructions after them, each of which sees itself alone and all
+            that stays.
+        device (torch.device): Where it is needed.
+
+    Returns:
+        Tensor: (known+asked)×(finished+known+asked) bool.
+    """
+    stays = finished + known
+    key = torch.arange(stays + asked, device=device)
+    query = key[finished:, None]
+    return (key == query) | ((key < query) & (key < stays))
+
+
+@dataclass
+class ParallelDecoding:
+    """Samples in the making; each method runs on the device alone.
+
+    Attributes:
+        network (DecodingNetwork): The generator's parts; its factors are those of the
+            prefix and then of the slots in the order of drawing, B×(P+K)×(c/2)×2.
+        store (KVStore): Of all sequences: B, or 2B where guidance is on.
+        rule (SamplingRule): How to draw.
+        instruction (Tensor): The vector of the position instructions, D.
+        order (Tensor): Slots in the order of drawing, B×K int64.
+        noise (Tensor): For each slot, B×K×parts, in [0, 1).
+        index (Tensor): The codes of the slots, B×K int64, filled in.
+    """
+
+    network: DecodingNetwork
+    store: KVStore
+    rule: SamplingRule
+    instruction: Tensor
+    order: Tensor
+    noise: Tensor
+    index: Tensor
+    scale: Tensor = field(init=False)
+    scratch: dict[int, KVStore] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scale = self.rule.scales(*self.noise.shape[1:], like=self.noise)
+
+    @property
+    def rows(self) -> int:
+        """int: Sequences for each sample, 1 or 2."""
+        return 2 if self.rule.guided else 1
+
+    @property
+    def prefix(self) -> int:
+        """int: Tokens of the prefix, P."""
+        return self.network.factors.shape[1] - self.order.shape[1]
+
+    def factors(self, first: int, last: int) -> Tensor:
+        """Rotary factors of a part of the order, B×n×(c/2)×2."""
+        return self.network.factors[:, self.prefix + first : self.prefix + last]
+
+    def ask(self, known: Tensor, first: int, last: int, asked_last: int) -> Tensor:
+        """Run the tokens that stay, and the next instructions.
+
+        Args:
+            known (Tensor): The prefix, (rows·B)×P×D, or the pairs ``first`` to
+                ``last`` (not included) of the order.
+            first (int): See ``known``; 0 for the prefix.
+            last (int): See ``known``, and first instruction to ask; 0 for the prefix.
+            asked_last (int): Instruction before which to stop.
+
+        Returns:
+            Tensor: Contexts of the instructions, (rows·B)×n×D.
+        """
+        asked = self.factors(last, asked_last)
+        if last == 0:
+            finished, old = 0, self.network.factors[:, : self.prefix]
+        else:
+            finished, old = self.prefix + 2 * first, self.factors(first, last)
+            old = interleave(old, old)
+        tokens = instruct(self.instruction, asked).repeat(self.rows, 1, 1)
+        x = torch.cat([known, tokens], dim=1)
+        factors = torch.cat([old, asked], dim=1).repeat(self.rows, 1, 1, 1)
+        mask = parallel_mask(finished, known.shape[1], tokens.shape[1], x.device)
+        memory = SlotMemory(self.store, finished, read=finished + x.shape[1])
+        x = self.network.transformer(x, factors, mask, memory)
+        return x[:, known.shape[1] :]
+
+    def pairs(self, code: Tensor, first: int, last: int) -> Tensor:
+        """Instructions and their codes, (rows·B)×2n×D."""
+        instructions = instruct(self.instruction, self.factors(first, last))
+        pairs = interleave(instructions, self.network.embedding(code))
+        return pairs.repeat(self.rows, 1, 1)
+
+    def draw(self, context: Tensor, first: int, last: int) -> Tensor:
+        """Draw the codes of a part of the order.
+
+        Args:
+            context (Tensor): (rows·B)×n×D.
+            first (int): First place in the order.
+            last (int): Place before which to stop.
+
+        Returns:
+            Tensor: B×n int64, also written to their slots.
+        """
+        slots = self.order[:, first:last]
+        noise, scale = in_order(self.noise, slots), self.scale[first:last]
+
+        def choose(part: int, logits: Tensor, before: Tensor | None) -> Tensor:
+            logits = self.rule.guide(part, logits, scale)
+            return self.rule.choose(part, logits, noise)
+
+        rows = context.shape[0] * context.shape[1]
+        if rows not in self.scratch:
+            self.scratch[rows] = self.network.head.scratch(rows, context)
+        code = self.network.head.draw(
+            context, self.network.embedding, choose, self.scratch[rows]
+        )
+        self.index.scatter_(1, slots, code)
+        return code
+
+
+def decode_parallel(
+    decoding: ParallelDecoding, prefix: Tensor, schedule: list[int]
+) -> Tensor:
+    """Draw all codes, several a pass; nothing in the loop waits for the device.
+
+    Args:
+        decoding (ParallelDecoding): The samples, none drawn yet.
+        prefix (Tensor): Embedded prefix, (rows·B)×P×D.
+        schedule (list[int]): Of :func:`parallel_schedule`.
+
+    Returns:
+        Tensor: B×K int64, slot by slot.
+    """
+    known, first, last = prefix, 0, 0
+    for number in schedule:
+        context = decoding.ask(known, first, last, last + number)
+        code = decoding.draw(context, last, last + number)
+        first, last = last, last + number
+        known = decoding.pairs(code, first, last)
+    return decoding.index

@@ -1,0 +1,94 @@
+"""Several raster tokens a pass, with the very same samples.
+
+A merged image repeats itself, so that the next tokens are guessed as copies: what
+followed where the context was last the same, or the code in the row above, or the last
+code once more. One pass computes the distributions at all guessed places, and each
+place is drawn with the noise that it would have been drawn with anyway. A guess x that
+is proposed with certainty is to be accepted with probability p(x), and else replaced by
+a draw from p without x: drawing from p and comparing with x does exactly that. So
+rejection sampling is exact, and with the same noise the codes are those of one step at
+a time. (Paper: none; speculative sampling is Leviathan et al., 2023.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .raster_decoding import RasterDecoding
+
+
+def decode_speculatively(
+    decoding: RasterDecoding, prefix: Tensor, drafts: int, columns: int
+) -> tuple[Tensor, Tensor]:
+    """Draw all tokens, up to 1 + ``drafts`` of them a pass.
+
+    Samples run at their own speed; the host looks once a pass whether all are done.
+
+    Args:
+        decoding (RasterDecoding): The samples, none drawn yet; its cache has room for
+            the drafts.
+        prefix (Tensor): Embedded prefix.
+        drafts (int): Tokens to guess a pass, at least 1.
+        columns (int): Of the grid.
+
+    Returns:
+        tuple[Tensor, Tensor]: Codes B×L int64, and for each sample the passes after
+        the prefix's that it needed, B.
+    """
+    index, cache = decoding.index, decoding.cache
+    batch, length = index.shape
+    offset = torch.arange(drafts + 1, device=index.device)
+    # Room behind the end takes what is drawn there.
+    drawn = torch.cat([index, index.new_full((batch, drafts + 1), -1)], dim=1)
+    done = torch.zeros_like(index[:, :1])  # place of the last code that is certain
+    drawn[:, :1] = decoding.draw(decoding.start(prefix), done)
+    passes = torch.zeros_like(done)
+    slowest = fastest = 0
+    while slowest < length - 1:
+        guess = guess_next(drawn, done, drafts, columns)
+        tried = torch.cat([drawn.gather(1, done), guess], dim=1)
+        token = done + offset  # B×(1 + drafts)
+        # Guesses are copies: one code at most is new.
+        read = cache.reserve(cache.prefix + fastest + drafts, new=1)
+        code = decoding.draw(decoding.advance(tried, token, read), token + 1)
+        # A code is right if all the guesses before it were.
+        right = (code[:, :-1] == guess).cumprod(dim=1).sum(dim=1, keepdim=True)
+        active = done < length - 1
+        drawn.scatter_(1, torch.where(active, token + 1, length + offset), code)
+        passes += active
+        done = torch.where(active, done + 1 + right, done).clamp(max=length - 1)
+        cache.forget((done + cache.prefix).repeat(decoding.rows, 1))
+        slowest, fastest = torch.stack(done.aminmax()).tolist()
+    index.copy_(drawn[:, :length])
+    return index, passes.squeeze(1)
+
+
+def guess_next(drawn: Tensor, done: Tensor, number: int, columns: int) -> Tensor:
+    """Guess the next codes as copies of earlier ones.
+
+    The place that is most like the present one is the one before which the most of the
+    last three codes are the same; among equals the place in the row above, then the
+    latest. What followed there is copied, over and over if it is short.
+
+    Args:
+        drawn (Tensor): Codes, B×m int64; those after ``done`` are not looked at.
+        done (Tensor): Place of the last known code, B×1.
+        number (int): Codes to guess, n.
+        columns (int): Of the grid.
+
+    Returns:
+        Tensor: B×n int64.
+    """
+    place = torch.arange(drawn.shape[1], device=drawn.device)
+    same = torch.ones_like(drawn, dtype=torch.bool)
+    score = (place == done - columns) * 0.75 + place / (4 * drawn.shape[1])
+    for back in range(3):
+        last = drawn.gather(1, (done - back).clamp(min=0))
+        before = drawn.roll(back, dims=1)  # at each place the code ``back`` earlier
+        same = same & (before == last) & (place >= back) & (done >= back)
+        score = score + same
+    score = score.masked_fill(place >= done, -1.0)
+    period = (done - score.argmax(dim=1, keepdim=True)).clamp(min=1)
+    ahead = torch.arange(number, device=drawn.device)
+    return drawn.gather(1, done - period + 1 + ahead % period)

@@ -1,0 +1,273 @@
+"""What MergeAR remembers of a sequence: everything, or what it may still look at.
+
+Both caches answer the same two questions for the next tokens: into which slots go
+their keys and values, and which slots may each of them see. Places of a sequence are
+counted from the first prefix token.
+
+The compressed cache holds the prefix, the first occurrence of each distinct code, and
+of the last w tokens those that repeat one. A repetition stands in a ring of w slots and
+is overwritten when it has left the window: it is gone, not masked. All decisions are
+made on the device; only when a sample may run out of slots does the host look at a
+counter, one that was written some steps ago.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .kv_store import KVStore, SlotMemory
+from .visibility import visible
+
+NOBODY = 2**40  # a place that no query has reached: an empty slot
+
+
+class Placement(NamedTuple):
+    """Where the next tokens go and what they see.
+
+    Attributes:
+        memory (SlotMemory): For the transformer.
+        mask (Tensor): B×1×n×slots bool.
+        first (Tensor): Whether each token is the first of its code, B×n bool.
+    """
+
+    memory: SlotMemory
+    mask: Tensor
+    first: Tensor
+
+
+class TokenCache:
+    """The full cache: one slot a place.
+
+    Args:
+        make_store (Callable): Makes the :class:`KVStore` of a number of slots.
+        prefix (int): Prefix tokens, P.
+        length (int): Tokens, L.
+        window (int, optional): w; None: all that is past is seen.
+        keep (int): Distinct codes that are expected of a sequence, K.
+        drafts (int): Tokens that are placed beyond one at a time. Defaults to 0.
+        spare (int): Slots for more distinct codes than K. Defaults to 16.
+        block (int): Slots come and are read in multiples of this. Defaults to 16.
+    """
+
+    def __init__(
+        self,
+        make_store: Callable[[int], KVStore],
+        prefix: int,
+        length: int,
+        window: int | None,
+        keep: int,
+        drafts: int = 0,
+        spare: int = 16,
+        block: int = 16,
+    ) -> None:
+        self.prefix, self.length, self.window = prefix, length, window
+        self.block = block
+        self.ring = (window or 0) + drafts
+        places = prefix + length + drafts  # drafts may lie beyond the end
+        self.store = make_store(self._needed(places, min(keep + spare, length)))
+        room = self.store.keys
+        size = (room.shape[1], self.store.slots)
+        self.step = torch.full(size, NOBODY, device=room.device)
+        self.code = torch.full(size, -1, device=room.device)
+        self.kept = torch.zeros(size, dtype=torch.bool, device=room.device)
+        # For each place the slot that stands for its code: the position record.
+        self.record = torch.zeros(
+            size[0], places, dtype=torch.int64, device=room.device
+        )
+
+    def _needed(self, places: int, codes: int) -> int:
+        """Slots for so many places, or so many distinct codes."""
+        return places
+
+    def place_prefix(self) -> Placement:
+        """Places of the prefix tokens, which see each other causally."""
+        number = self.prefix
+        step = torch.arange(number, device=self.step.device)
+        step = step.expand(self.step.shape[0], -1)
+        self.step[:, :number] = step
+        self.kept[:, :number] = True
+        mask = visible(step[:, None, :, None], step[:, None, None, :], True, None)
+        memory = SlotMemory(self.store, 0, read=number)
+        return Placement(memory, mask, self.kept[:, :number])
+
+    def reserve(self, latest: int, new: int = 1) -> int:
+        """Make room on the host's side before tokens are placed.
+
+        Args:
+            latest (int): The largest place that they will have.
+            new (int): How many of them may bring a new code. Defaults to 1.
+
+        Returns:
+            int: Slots that may hold something afterwards, in whole blocks.
+        """
+        return self._rounded(latest + 1)
+
+    def place(self, code: Tensor, step: Tensor, read: int) -> Placement:
+        """Places of the next tokens; nothing here waits for the device.
+
+        Args:
+            code (Tensor): Their codes, B×n int64.
+            step (Tensor): Their places in the sequence, B×n int64, increasing.
+            read (int): Of :meth:`reserve`.
+
+        Returns:
+            Placement: Slots and mask.
+        """
+        first = self._is_new(code)
+        slots = self._slots(step, first)
+        self.step.scatter_(1, slots, step)
+        self.kept.scatter_(1, slots, first)
+        self.code.scatter_(1, slots, torch.where(first, code, -1))
+        standing = code.unsqueeze(-1) == self.code.unsqueeze(1)
+        self.record.scatter_(1, step, standing.int().argmax(dim=-1))
+        mask = visible(
+            step[:, None, :, None],
+            self.step[:, None, None, :read],
+            self.kept[:, None, None, :read],
+            self.window,
+        )
+        return Placement(SlotMemory(self.store, slots, read), mask, first)
+
+    def _is_new(self, code: Tensor) -> Tensor:
+        """Whether a code is not there yet, B×n bool."""
+        same = code.unsqueeze(-1) == self.code.unsqueeze(1)  # B×n×slots
+        new = ~same.any(dim=-1)
+        if code.shape[1] > 1:  # nor may an earlier token of the same call have it
+            earlier = (code.unsqueeze(-1) == code.unsqueeze(1)).tril(-1)
+            new = new & ~earlier.any(dim=-1)
+        return new
+
+    def _slots(self, step: Tensor, first: Tensor) -> Tensor:
+        return step
+
+    def _rounded(self, slots: int) -> int:
+        return min(-(-slots // self.block) * self.block, self.store.slots)
+
+    def forget(self, step: Tensor) -> None:
+        """Take back the tokens that lie at ``step`` (B×1) or later."""
+        gone = (self.step >= step) & (self.step != NOBODY)
+        self.step.masked_fill_(gone, NOBODY)
+        self.code.masked_fill_(gone, -1)
+        self.kept &= ~gone
+
+    @property
+    def distinct(self) -> Tensor:
+        """Tensor: Distinct codes of each sequence so far, B."""
+        return self.kept.sum(dim=1) - self.prefix
+
+    @property
+    def occupied(self) -> Tensor:
+        """Tensor: Slots of each sequence that hold something, B."""
+        return (self.step != NOBODY).sum(dim=1)
+
+
+class CompressedCache(TokenCache):
+    """Prefix, a ring of the window, and a slot for each distinct code.
+
+    The slots for codes grow by whole blocks where a sample needs more than there are.
+
+    Args:
+        *args: Of :class:`TokenCache`; the window is needed.
+        **kwargs: Of :class:`TokenCache`.
+
+    Raises:
+        ValueError: If there is no window: then nothing may be evicted.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.window is None:
+            raise ValueError(
+                'window=None lets every token see all earlier ones, so that nothing '
+                "can be evicted; give a window or use cache='full'."
+            )
+        self.count = torch.zeros_like(self.step[:, 0])  # distinct codes, B
+        self._lagged = LaggedMaximum(self.count)
+
+    def _needed(self, places: int, codes: int) -> int:
+        return self.prefix + self.ring + codes
+
+    @property
+    def capacity(self) -> int:
+        """int: Distinct codes for which there are slots."""
+        return self.store.slots - self.prefix - self.ring
+
+    def reserve(self, latest: int, new: int = 1) -> int:
+        """See :meth:`TokenCache.reserve`; grows where codes may lack slots."""
+        tokens = latest + 1 - self.prefix  # no sequence has more distinct codes
+        bound = min(self._lagged.bound() + new, tokens)
+        while bound > self.capacity:
+            self._grow()
+        self._lagged.advance(new)
+        base = self.prefix + self.ring
+        return min(base + self._rounded(tokens), self.store.slots)
+
+    def _slots(self, step: Tensor, first: Tensor) -> Tensor:
+        base = self.prefix + self.ring
+        number = self.count.unsqueeze(1) + first.cumsum(dim=1)  # B×n, from 1
+        self.count.copy_(number[:, -1])
+        ring = self.prefix + (step - self.prefix) % self.ring
+        return torch.where(first, base + number - 1, ring)
+
+    def forget(self, step: Tensor) -> None:
+        """See :meth:`TokenCache.forget`."""
+        super().forget(step)
+        self.count.copy_(self.distinct)
+
+    def _grow(self) -> None:
+        more = min(self.block, self.length - self.capacity)
+        self.store.grow(more)
+        batch = self.step.shape[0]
+        self.step = torch.cat([self.step, self.step.new_full((batch, more), NOBODY)], 1)
+        self.code = torch.cat([self.code, self.code.new_full((batch, more), -1)], 1)
+        self.kept = torch.cat([self.kept, self.kept.new_zeros(batch, more)], 1)
+
+
+class LaggedMaximum:
+    """An upper bound of a counter on the device that the host knows without waiting.
+
+    The counter's maximum is copied to the host now and then, and used ``lag`` additions
+    later, when the device has long passed it. Meanwhile the bound is the last known
+    maximum plus all that may have been added since: at most 2 lag - 1 too much.
+
+    Args:
+        counter (Tensor): Counts that grow by at most what :meth:`advance` is told.
+        lag (int): Defaults to 8.
+    """
+
+    def __init__(self, counter: Tensor, lag: int = 8) -> None:
+        self.counter, self.lag = counter, lag
+        self._known, self._since = 0, 0
+        self._asked: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._since_asked = 0
+
+    def bound(self) -> int:
+        """No count is larger."""
+        if self._asked is not None and self._since_asked >= self.lag:
+            maximum, event = self._asked
+            if event is not None:
+                event.synchronize()
+            self._known, self._since = int(maximum), self._since_asked
+            self._asked = None
+        if self._asked is None and self._since >= self.lag:
+            self._asked, self._since_asked = self._copy(), 0
+        return self._known + self._since
+
+    def advance(self, number: int) -> None:
+        """Each count grows by at most ``number``."""
+        self._since += number
+        self._since_asked += number
+
+    def _copy(self) -> tuple[Tensor, torch.cuda.Event | None]:
+        maximum = self.counter.max()
+        if not maximum.is_cuda:
+            return maximum, None
+        host = torch.empty((), dtype=maximum.dtype, pin_memory=True)
+        host.copy_(maximum, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        return host, event

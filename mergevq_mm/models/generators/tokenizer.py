@@ -1,0 +1,217 @@
+"""The tokenizer that a generator's codes come from, and go back to images with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mergevq_mm.registry import MODELS
+from mergevq_mm.utils.checkpoint import load_pretrained
+from mergevq_mm.utils.config import load_config
+
+from ..utils.frozen import FrozenModel
+from ..utils.precision import no_autocast
+
+PARTS = ('backbone', 'quantizer', 'neck', 'decoder')
+
+
+class EncodedImages(NamedTuple):
+    """Codes of images.
+
+    Attributes:
+        index (Tensor): Codes of the K groups, B×K int64, ordered by the first raster
+            position of each group.
+        group (Tensor): Group of each raster position, B×L int64.
+        grid (tuple[int, int]): Rows and columns of the raster, rows * columns = L.
+    """
+
+    index: Tensor
+    group: Tensor
+    grid: tuple[int, int]
+
+
+class TokenizerParts(nn.Module):
+    """The parts of a MergeVQ that make codes and images, under their names there.
+
+    Args:
+        model (Mapping): Config of a MergeVQ; of what else it has, nothing is built.
+    """
+
+    def __init__(self, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        for name in PARTS:
+            self.add_module(name, MODELS.build(dict(model[name])))
+
+
+@MODELS.register_module()
+class FrozenTokenizer(FrozenModel):
+    """A trained MergeVQ that turns images into codes and codes into images.
+
+    Like every :class:`FrozenModel` it has no parameters and no checkpoint entries, and
+    loads its weights at the first use; what it says of itself (``grid``, ``bits``, …)
+    needs no weights. It computes in float32 even under autocast: a code is a sign, and
+    a code that changes with the precision is another token.
+
+    Args:
+        model (dict | str): Config of a ``mergevq_mm.MergeVQ``, or the path of a config
+            file with one as its ``model``. Backbone, quantizer, neck and decoder are
+            built; head, discriminator and teacher are not.
+        checkpoint (str, optional): Path or URL of a checkpoint of it; all weights of
+            the four parts must be there. (Checkpoints of our runs hold the averaged
+            ones.) Defaults to None.
+        random_init (bool): Accept a tokenizer without checkpoint: it is initialised
+            under a fixed seed. Defaults to False.
+
+    Attributes:
+        grid (tuple[int, int]): Rows and columns of the raster.
+        bits (int): Width of a code; there are 2^bits.
+        split (tuple[int, ...]): Bits of the parts of a code, the lowest first.
+        stride (int): Pixels of an image to a side of a raster cell.
+        image_size (tuple[int, int]): Height and width of the images.
+        learned_recovery (bool): Whether the source map can be predicted.
+
+    Raises:
+        ValueError: If there is no checkpoint, or ``model`` is not a MergeVQ's.
+        FileNotFoundError: If there is no such config file; later, no such checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: dict | str | os.PathLike,
+        checkpoint: str | os.PathLike | None = None,
+        random_init: bool = False,
+    ) -> None:
+        model = _read_model(model)
+        if checkpoint is None and not random_init:
+            raise ValueError(
+                'checkpoint=None leaves the tokenizer without weights; give the path '
+                'of a MergeVQ checkpoint, or set random_init=True for a test.'
+            )
+        # Contiguous like a MergeVQ, so that both find the very same codes.
+        super().__init__(partial(_load_parts, model, checkpoint), channels_last=False)
+        with torch.random.fork_rng(devices=[]), torch.device('meta'):
+            parts = TokenizerParts(model)  # takes neither memory nor time
+        self.grid: tuple[int, int] = parts.backbone.grid
+        self.stride: int = parts.backbone.stride
+        self.image_size: tuple[int, int] = parts.backbone.img_size
+        self.bits: int = parts.quantizer.bits
+        self.split: tuple[int, ...] = parts.quantizer.split
+        self.learned_recovery: bool = parts.neck.learned
+        self._schedule = parts.backbone.schedule
+
+    @property
+    def length(self) -> int:
+        """int: Positions of the raster, L."""
+        return self.grid[0] * self.grid[1]
+
+    def encode(self, images: Tensor, keep: int | None = None) -> EncodedImages:
+        """Codes and source map of images.
+
+        Args:
+            images (Tensor): B×3×H×W in [-1, 1], of ``image_size``.
+            keep (int, optional): K. Defaults to None, L.
+
+        Returns:
+            EncodedImages: Codes B×K, groups B×L and the grid.
+
+        Raises:
+            ValueError: If the images have another size, or K cannot be reached.
+        """
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise ValueError(
+                f'images of {images.shape[-2]}x{images.shape[-1]} pixels do not fit a '
+                f'tokenizer of {self.image_size[0]}x{self.image_size[1]}; resize and '
+                'crop them to that.'
+            )
+        parts = self._ready()
+        with no_autocast(images):
+            merged = parts.backbone(self.normalize(images), keep, mode='encode')
+            index = parts.quantizer(merged.tokens).index
+        return EncodedImages(index, merged.group, merged.grid)
+
+    def decode(
+        self, index: Tensor, grid: tuple[int, int] | None = None, complete: bool = True
+    ) -> Tensor:
+        """Images of codes.
+
+        Args:
+            index (Tensor): int64; B×L, a code for each raster position, where
+                ``complete``; else B×K, and the learned recovery finds their places.
+            grid (tuple[int, int], optional): Rows and columns of the raster. Defaults
+                to None, the tokenizer's.
+            complete (bool): Defaults to True.
+
+        Returns:
+            Tensor: B×3×H×W, nominally in [-1, 1], not clipped.
+
+        Raises:
+            ValueError: If a complete raster lacks codes, or an incomplete one meets a
+                tokenizer that cannot predict the source map.
+        """
+        rows, columns = grid = self.grid if grid is None else tuple(grid)
+        if complete and index.shape[1] != rows * columns:
+            raise ValueError(
+                f'index of {index.shape[1]} codes does not fill a grid of '
+                f'{rows}x{columns}; give {rows * columns} codes, or complete=False to '
+                'have their places predicted.'
+            )
+        if not (complete or self.learned_recovery):
+            raise ValueError(
+                'complete=False needs a tokenizer that predicts the source map; use '
+                "one with neck=dict(type='mergevq_mm.SourceRecovery')."
+            )
+        parts = self._ready()
+        with no_autocast(index):
+            codes = parts.quantizer.index_to_codes(index).to(self._scale.dtype)
+            if not complete:
+                codes = parts.neck(codes, None, grid).tokens
+            return parts.decoder(codes, grid)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that gives codes their meaning.
+
+        That is the weights of all parts (names, types, shapes, bytes), the bits and
+        their split, the raster and the merge schedule; neither the device nor the name
+        of a file counts.
+
+        Returns:
+            str: 64 hexadecimal digits.
+        """
+        meaning = (self.bits, self.split, self.grid, self._schedule)
+        digest = hashlib.sha256(repr(meaning).encode())
+        for name, value in sorted(self._ready().state_dict().items()):
+            digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
+            flat = value.detach().cpu().flatten()
+            digest.update(flat.view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _read_model(model: dict | str | os.PathLike) -> dict[str, Any]:
+    """The config of a MergeVQ, from itself or from a file."""
+    source = 'model'
+    if not isinstance(model, Mapping):
+        source = f'model="{model}"'
+        model = load_config(model).get('model') or {}
+    missing = [name for name in PARTS if not model.get(name)]
+    if missing:
+        raise ValueError(
+            f'{source} of a tokenizer lacks {", ".join(missing)}; give the config of a '
+            'mergevq_mm.MergeVQ.'
+        )
+    return {name: model[name] for name in PARTS}
+
+
+def _load_parts(
+    model: Mapping[str, Any], checkpoint: str | os.PathLike | None
+) -> TokenizerParts:
+    """Build the parts and fill all of them; without a file they stay random."""
+    parts = TokenizerParts(model)
+    if checkpoint is not None:
+        load_pretrained(parts, checkpoint, min_matched=1.0)
+    return parts

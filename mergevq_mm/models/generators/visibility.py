@@ -1,0 +1,85 @@
+"""Which earlier tokens a step of MergeAR may see (paper Fig. 4, spec section 11.2).
+
+A query sees the prefix, the last w tokens up to itself, and of all the earlier tokens
+the first occurrence of each group. Later members of a group repeat its code, so that
+nothing new is lost when they go.
+
+Differences: the paper's Eq. 12 as printed admits every earlier token; this is what its
+figure draws. Groups are told apart by their codes, in training as in generation, where
+nothing else is known; the groups of the source map are a switch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+
+def first_of_its_kind(labels: Tensor) -> Tensor:
+    """Which entries of a sequence have not been there before.
+
+    Args:
+        labels (Tensor): Codes or groups in raster order, B×L int64.
+
+    Returns:
+        Tensor: B×L bool.
+    """
+    order = labels.argsort(dim=1, stable=True)
+    ranked = labels.gather(1, order)
+    new = torch.ones_like(ranked, dtype=torch.bool)
+    new[:, 1:] = ranked[:, 1:] != ranked[:, :-1]
+    return torch.empty_like(new).scatter_(1, order, new)
+
+
+def visible(
+    query_step: Tensor, key_step: Tensor, key_kept: Tensor, window: int | None
+) -> Tensor:
+    """The rule itself, for places of a sequence: prefix first, then the tokens.
+
+    Args:
+        query_step (Tensor): Place of each query, broadcastable to the result.
+        key_step (Tensor): Place of each key; larger than any query's where there is no
+            key.
+        key_kept (Tensor): Whether the key is of the prefix or a first occurrence, bool.
+        window (int, optional): w. None: nothing is ever left out.
+
+    Returns:
+        Tensor: Bool.
+    """
+    past = key_step <= query_step
+    if window is None:
+        return past
+    return past & (key_kept | (query_step - key_step < window))
+
+
+def mergear_mask(first: Tensor, prefix: int, window: int | None) -> Tensor | None:
+    """The training mask over prefix and tokens.
+
+    Args:
+        first (Tensor): Whether a token is the first of its group, B×L bool.
+        prefix (int): Number of prefix tokens, P.
+        window (int, optional): w.
+
+    Returns:
+        Tensor, optional: B×1×(P+L)×(P+L) bool, row i what query i may see; None, plain
+        causal, where ``window`` is None.
+    """
+    if window is None:
+        return None
+    batch, length = first.shape
+    step = torch.arange(prefix + length, device=first.device)
+    kept = torch.cat([first.new_ones(batch, prefix), first], dim=1)
+    return visible(step[:, None], step, kept[:, None, None, :], window)
+
+
+def mergear_block_mask(first: Tensor, prefix: int, window: int | None) -> BlockMask:
+    """The same for FlexAttention, which skips whole blocks that nobody sees."""
+    batch, length = first.shape
+    kept = torch.cat([first.new_ones(batch, prefix), first], dim=1)
+
+    def rule(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return visible(query, key, kept[b, key], window)
+
+    total = prefix + length
+    return create_block_mask(rule, batch, None, total, total, device=first.device.type)

@@ -1,0 +1,315 @@
+"""The token loop: seeds, batches, restriction, no waiting, compiled and captured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import tiny_mergear as tiny
+import torch
+from tiny_mergear import LENGTH, SPLIT, NoWaiting
+from torch import Tensor
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mergevq_mm.models.generators import MergeAR, RandAR
+from mergevq_mm.models.generators.raster_decoding import (
+    RasterDecoding,
+    decode_raster,
+    decode_step,
+)
+from mergevq_mm.models.generators.sampling import draw, filter_logits, uniform_noise
+from mergevq_mm.models.quantizers.lfq_functional import join_index
+
+LABELS, SEEDS = torch.tensor([1, 4, 9, 0]), [5, 6, 7, 8]
+GUIDED = dict(temperature=0.7, guidance=(1.5, 2.0), guidance_schedule='linear')
+
+
+# ------------------------------------------------------------------ the loop by itself
+
+
+@torch.no_grad()
+def slow_samples(model: MergeAR, keep: int, guidance: float, **options: Any) -> Tensor:
+    """No cache: a full forward pass of each sample and each token and part."""
+    rows = []
+    for label, seed in zip(LABELS, SEEDS, strict=True):
+        noise = uniform_noise([seed], (LENGTH, len(SPLIT)), 'cpu')[0]
+        index = torch.zeros(2, LENGTH, dtype=torch.int64)
+        both = torch.stack([label, torch.tensor(model.num_classes)])
+        for token in range(LENGTH):
+            values: list[Tensor] = []
+            for part in range(len(SPLIT)):
+                logits = model.logits(index, both, keep)[part][:, token]
+                scale = 1 + (guidance - 1) * token / (LENGTH - 1)
+                logits = logits[1] + scale * (logits[0] - logits[1])
+                logits = filter_logits(logits, **options)
+                values.append(draw(logits, noise[token, part]))
+                known = [*values, torch.zeros_like(values[0])][: len(SPLIT)]
+                index[:, token] = join_index(known, SPLIT)
+        rows.append(index[0])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize('guidance', [1.0, 1.7])
+def test_samples_of_a_loop_without_cache(guidance: float) -> None:
+    model, options = tiny.make(MergeAR), dict(temperature=0.8, top_k=20, top_p=0.9)
+    expected = slow_samples(model, 4, guidance, **options)
+    for cache in ('full', 'compressed'):
+        drawn = model.sample_codes(
+            LABELS,
+            4,
+            SEEDS,
+            cache=cache,
+            guidance=guidance,
+            guidance_schedule='linear',
+            **options,
+        )
+        assert torch.equal(drawn.index, expected)
+        assert drawn.complete and drawn.keep == 4
+
+
+@pytest.mark.parametrize('options', [{}, GUIDED, dict(restrict=True)])
+@pytest.mark.parametrize('cache', ['full', 'compressed'])
+def test_a_batch_is_its_samples(options: dict, cache: str) -> None:
+    model = tiny.make(MergeAR)
+    together = model.sample_codes(LABELS, 4, SEEDS, cache=cache, **options)
+    for i in range(len(LABELS)):
+        alone = model.sample_codes(
+            LABELS[i : i + 1], 4, SEEDS[i : i + 1], cache=cache, **options
+        )
+        assert torch.equal(alone.index[0], together.index[i])
+        assert alone.stats['distinct'][0] == together.stats['distinct'][i]
+
+
+def test_seeds_and_inputs_matter() -> None:
+    model = tiny.make(MergeAR)
+    base = model.sample_codes(LABELS, 4, SEEDS).index
+    torch.rand(7)  # the global stream does not
+    assert torch.equal(model.sample_codes(LABELS, 4, SEEDS).index, base)
+    others = {
+        'seeds': model.sample_codes(LABELS, 4, [s + 1 for s in SEEDS]).index,
+        'keep': model.sample_codes(LABELS, 7, SEEDS).index,
+        'labels': model.sample_codes(LABELS.roll(1), 4, SEEDS).index,
+        'guidance': model.sample_codes(LABELS, 4, SEEDS, guidance=2.0).index,
+    }
+    for name, index in others.items():
+        assert (index != base).any(dim=1).all(), name
+
+
+def test_no_guidance_is_the_guidance_of_one() -> None:
+    model = tiny.make(MergeAR)
+    base = model.sample_codes(LABELS, 4, SEEDS)
+    one = model.sample_codes(LABELS, 4, SEEDS, guidance=(1.0, 1.0))
+    assert torch.equal(one.index, base.index)
+    assert one.stats['cache_bytes'].equal(base.stats['cache_bytes'])
+    # Two sequences a sample, as good as alike, give the same and cost twice the memory.
+    near = model.sample_codes(LABELS, 4, SEEDS, guidance=1.0 + 1e-9)
+    assert torch.equal(near.index, base.index)
+    assert near.stats['cache_bytes'].equal(2 * base.stats['cache_bytes'])
+
+
+def test_statistics() -> None:
+    model = tiny.make(MergeAR)
+    drawn = model.sample_codes(LABELS, 4, SEEDS, cache='full')
+    slot = 2 * tiny.LAYERS * tiny.DIMS * 4  # keys and values
+    assert drawn.stats['cache_slots'].tolist() == [model.prefix + LENGTH] * 4
+    assert drawn.stats['cache_bytes'].tolist() == [slot * (2 + LENGTH)] * 4
+    assert drawn.stats['occupied'].tolist() == [2 + LENGTH - 1] * 4  # the last one ends
+    distinct = [len(set(row[:-1])) for row in drawn.index.tolist()]
+    assert all(
+        0 <= d - e <= 1
+        for d, e in zip(drawn.stats['distinct'].tolist(), distinct, strict=True)
+    )
+    small = model.sample_codes(LABELS, 4, SEEDS, restrict=True)
+    assert (small.stats['occupied'] <= 2 + 2 + 4).all()
+    assert (small.stats['cache_slots'] <= 2 + 2 + 4 + 16).all()
+
+
+# ------------------------------------------------------------------------- restriction
+
+
+@pytest.mark.parametrize('keep', [1, 4, 7])
+def test_restricted_samples_keep_to_k_codes(keep: int) -> None:
+    model = tiny.make(MergeAR, keep=keep)
+    free = model.sample_codes(LABELS, keep, SEEDS).index
+    drawn = model.sample_codes(LABELS, keep, SEEDS, restrict=True)
+    for b in range(len(LABELS)):
+        codes = drawn.index[b].tolist()
+        assert len(set(codes)) == keep == drawn.stats['distinct'][b]
+        assert len(set(free[b].tolist())) > keep
+        # Until there are K, nothing is different.
+        full = next(i for i in range(LENGTH) if len(set(codes[: i + 1])) == keep)
+        assert torch.equal(drawn.index[b, : full + 1], free[b, : full + 1])
+
+
+@torch.no_grad()
+def test_restriction_part_by_part() -> None:
+    model = tiny.make(MergeAR)
+    decoding = model.start_decoding(LABELS[:2], 4, SEEDS[:2], restrict=True)
+    decoding.rule.restrict = 2
+    decoding.cache.place_prefix()
+    # Sample 0 knows (pre, post) = (1, 2) and (3, 4), sample 1 only (1, 2).
+    codes = torch.tensor([[1 + 8 * 2, 3 + 8 * 4], [1 + 8 * 2, 1 + 8 * 2]])
+    for i in range(2):
+        step = torch.full((2, 1), 2 + i)
+        decoding.cache.place(codes[:, i : i + 1], step, decoding.cache.reserve(2 + i))
+    logits = torch.zeros(2, 1, 8), torch.zeros(2, 1, 32)
+    pre = decoding._restricted(logits[0], 0, None)
+    assert pre[0, 0].isfinite().nonzero().flatten().tolist() == [1, 3]
+    assert pre[1].isfinite().all()
+    for before, post in ((1, 2), (3, 4)):
+        known = torch.tensor([[before], [0]])
+        allowed = decoding._restricted(logits[1], 1, known)
+        assert allowed[0, 0].isfinite().nonzero().flatten().tolist() == [post]
+        assert allowed[1].isfinite().all()
+
+
+# ----------------------------------------------------------------------------- waiting
+
+
+def test_the_watchman_watches() -> None:
+    x = torch.arange(4)
+    for bad in (
+        lambda: int(x.max()),
+        lambda: x[x > 1],
+        lambda: x[2].item(),
+        lambda: bool(x.any()),
+        lambda: torch.tensor([1]),
+        lambda: x.masked_select(x > 1),
+    ):
+        with pytest.raises(AssertionError), NoWaiting():
+            bad()
+    with NoWaiting():
+        x.cumsum(0), torch.where(x > 1, x, 0), x[1:3]
+
+
+@contextmanager
+def decoded_halfway(
+    cache: str, **options: Any
+) -> Iterator[tuple[RasterDecoding, tuple]]:
+    """A decoding in the middle of its sequences, and what the next step gets."""
+    model = tiny.make(MergeAR)
+    decoding = model.start_decoding(LABELS, 4, SEEDS, cache, **options)
+    labels = model.guided_labels(LABELS, decoding.rule)
+    with torch.no_grad():
+        token = torch.zeros_like(LABELS)[:, None]
+        code = decoding.draw(decoding.start(model.embed_prefix(labels, 4)), token)
+        for place in range(10):
+            read = decoding.cache.reserve(model.prefix + place)
+            code = decode_step(decoding, code, token, read)
+        read = decoding.cache.reserve(model.prefix + 10)
+        yield decoding, (code, token, read)
+
+
+@pytest.mark.parametrize('options', [{}, GUIDED, dict(restrict=True, top_p=0.9)])
+@pytest.mark.parametrize('cache', ['full', 'compressed'])
+def test_a_step_does_not_wait(cache: str, options: dict) -> None:
+    with decoded_halfway(cache, **options) as (decoding, step), NoWaiting():
+        decode_step(decoding, *step)
+
+
+def test_the_loop_does_not_wait() -> None:
+    model = tiny.make(MergeAR)
+    decoding = model.start_decoding(LABELS, 4, SEEDS, 'full')
+    prefix = model.embed_prefix(LABELS, 4)
+    with torch.no_grad(), NoWaiting():
+        index = decode_raster(decoding, prefix)
+    assert torch.equal(index, model.sample_codes(LABELS, 4, SEEDS).index)
+
+
+def test_nothing_grows_in_the_loop() -> None:
+    """Each step of the full cache makes tensors of the sizes of the step before."""
+    sizes: list[set] = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, Tensor):
+                sizes[-1].add((func.name(), tuple(out.shape)))
+            return out
+
+    with decoded_halfway('compressed') as (decoding, (code, token, _)):
+        for _ in range(4):
+            sizes.append(set())
+            with Sizes():
+                code = decode_step(decoding, code, token, decoding.cache.store.slots)
+    assert sizes[0] == sizes[1] == sizes[2] == sizes[3] and len(sizes[0]) > 20
+
+
+# --------------------------------------------------------------- compiled and captured
+
+
+def compiled_samples(model: MergeAR, backend: str, **options: Any) -> Tensor:
+    """Codes drawn with a compiled step, which always reads the whole cache."""
+    torch._dynamo.reset()
+    compiled = torch.compile(decode_step, fullgraph=True, backend=backend)
+    decoding = model.start_decoding(LABELS, 4, SEEDS, **options)
+    labels = model.guided_labels(LABELS, decoding.rule)
+
+    def step(code: Tensor, token: Tensor, read: int) -> Tensor:
+        return compiled(decoding, code, token, decoding.cache.store.slots)
+
+    with torch.no_grad():
+        return decode_raster(decoding, model.embed_prefix(labels, 4), step).clone()
+
+
+@pytest.mark.parametrize('options', [dict(cache='full'), dict(restrict=True, **GUIDED)])
+def test_the_step_compiles_to_one_graph(options: dict) -> None:
+    model = tiny.make(MergeAR)
+    expected = model.sample_codes(LABELS, 4, SEEDS, **options).index
+    assert torch.equal(compiled_samples(model, 'eager', **options), expected)
+
+
+@pytest.mark.slow
+def test_the_step_compiles_to_machine_code() -> None:
+    model = tiny.make(MergeAR, arch={**tiny.ARCH, 'num_layers': 1})
+    expected = model.sample_codes(LABELS, 4, SEEDS, 'full').index
+    same = compiled_samples(model, 'inductor', cache='full') == expected
+    # Rounding may decide a draw another way, and all that follows it.
+    assert same[:, :5].all() and same.float().mean() > 0.8
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_the_step_is_captured_in_a_graph() -> None:
+    model = tiny.make(MergeAR, keep=LENGTH - 3, class_dropout=0.1).cuda()
+    labels, keep = LABELS.cuda(), LENGTH - 3
+    expected = model.sample_codes(labels, keep, SEEDS, 'full').index
+    for cache in ('full', 'compressed'):
+        decoding = model.start_decoding(labels, keep, SEEDS, cache)
+        read, number = decoding.cache.store.slots, 5
+        assert read >= LENGTH  # room for all codes: the cache will not grow
+        token = torch.zeros_like(labels)[:, None]
+        code = decoding.draw(decoding.start(model.embed_prefix(labels, keep)), token)
+        decoding.index[:, :1] = code
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # warm up
+            for _ in range(number):
+                code = decode_step(decoding, code, token, read)
+        torch.cuda.current_stream().wait_stream(side)
+        graph, code = torch.cuda.CUDAGraph(), code.clone()
+        with torch.cuda.graph(graph):
+            code.copy_(decode_step(decoding, code, token, read))
+        for _ in range(LENGTH - 1 - number):
+            graph.replay()
+        same = decoding.index == expected
+        assert same[:, : number + 3].all() and same.float().mean() > 0.8
+
+
+# --------------------------------------------------------------------- both generators
+
+
+@pytest.mark.parametrize('kind', [MergeAR, RandAR])
+def test_drawing_leaves_no_trace(kind: type) -> None:
+    model = tiny.make(kind)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    names = set(vars(model))
+    first = model.sample_codes(LABELS, 4, SEEDS).index
+    second = model.sample_codes(LABELS, 4, SEEDS).index
+    assert torch.equal(first, second) and set(vars(model)) == names
+    for name, value in model.state_dict().items():
+        assert_close(value, before[name], rtol=0, atol=0)
+    assert not first.requires_grad

@@ -1,0 +1,352 @@
+"""The caches: equal to the full forward pass, and no larger than what may be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import tiny_mergear as tiny
+import torch
+from tiny_mergear import LENGTH
+from torch import Tensor
+from torch.testing import assert_close
+
+from mergevq_mm.models.generators import MergeAR
+from mergevq_mm.models.generators.kv_store import KVStore, SlotMemory
+from mergevq_mm.models.generators.raster_decoding import RasterDecoding
+from mergevq_mm.models.generators.token_cache import (
+    NOBODY,
+    CompressedCache,
+    LaggedMaximum,
+    TokenCache,
+)
+from mergevq_mm.models.generators.visibility import first_of_its_kind
+
+LABELS = torch.tensor([1, 4, 9])
+
+
+def mixed_codes(keep: int) -> Tensor:
+    """A sample with one code, one with K, one with a new code at almost each place."""
+    index = tiny.merged_codes(keep)
+    index[0] = index[0, 0]
+    index[2] = torch.randperm(tiny.VOCABULARY)[:LENGTH]
+    return index
+
+
+# ----------------------------------------------------- equal to the full forward pass
+
+
+@pytest.mark.parametrize('cache', ['full', 'compressed'])
+@pytest.mark.parametrize('window', [1, 2, 7, None])
+@pytest.mark.parametrize('keep', [1, 4, 12])
+@torch.no_grad()
+def test_cached_logits_are_those_of_the_full_forward(
+    cache: str, window: int | None, keep: int
+) -> None:
+    model = tiny.make(MergeAR, keep=keep, window=window)
+    for index in (tiny.merged_codes(keep), mixed_codes(keep)):
+        logits, _ = tiny.cached_logits(model, index, LABELS, keep, cache)
+        full = model.logits(index, LABELS, keep)
+        for ours, theirs in zip(logits, full, strict=True):
+            assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_cached_logits_of_the_distinct_codes() -> None:
+    model = tiny.make(MergeAR, keep=12, sequence='distinct')
+    index = tiny.merged_codes(12, length=12)
+    logits, decoding = tiny.cached_logits(model, index, LABELS, 12, 'compressed')
+    for ours, theirs in zip(logits, model.logits(index, LABELS, 12), strict=True):
+        assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert decoding.cache.store.slots == 2 + 12  # nothing is ever out of sight
+
+
+@torch.no_grad()
+def test_several_tokens_at_a_time() -> None:
+    model, keep = tiny.make(MergeAR, window=2), 4
+    index = mixed_codes(keep)
+    full = model.logits(index, LABELS, keep)
+    for kind in ('full', 'compressed'):
+        # Tokens of one call stand in the ring together with the window.
+        decoding = model.start_decoding(LABELS, keep, [0, 1, 2], kind, speculative=4)
+        contexts, place = [decoding.start(model.embed_prefix(LABELS, keep))], 0
+        for number in (1, 3, 5, 2, 5, 5, 1, 4, 3):
+            token = torch.arange(place, place + number).expand(3, -1)
+            latest = model.prefix + place + number - 1
+            read = decoding.cache.reserve(latest, new=number)
+            contexts.append(decoding.advance(index.gather(1, token), token, read))
+            place += number
+        context = torch.cat(contexts, dim=1)
+        assert place == LENGTH - 1
+        logits = model.head(context, index, model.embedding)
+        for ours, theirs in zip(logits, full, strict=True):
+            assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------- what is in there
+
+
+def run(
+    index: Tensor, keep: int, window: int, cache: str
+) -> Iterator[tuple[MergeAR, RasterDecoding, int, Tensor]]:
+    """Place codes step by step; yields the decoding, the last place, its context."""
+    model = tiny.make(MergeAR, keep=keep, window=window)
+    labels = LABELS[: len(index)]
+    decoding = model.start_decoding(labels, keep, range(len(index)), cache)
+    with torch.no_grad():
+        decoding.start(model.embed_prefix(labels, keep))
+        for place in range(LENGTH - 1):
+            token = torch.full_like(labels, place)[:, None]
+            read = decoding.cache.reserve(model.prefix + place)
+            context = decoding.advance(index[:, place, None], token, read)
+            yield model, decoding, place, context
+
+
+@pytest.mark.parametrize('window', [1, 2, 7])
+def test_compressed_cache_holds_prefix_window_and_distinct_codes(window: int) -> None:
+    index = mixed_codes(4)
+    first = first_of_its_kind(index)
+    evicted = 0
+    for model, decoding, place, _ in run(index, 4, window, 'compressed'):
+        cache = decoding.cache
+        for b in range(len(index)):
+            step = cache.step[b][cache.step[b] != NOBODY]
+            tokens = (step - model.prefix).tolist()
+            assert len(set(tokens)) == len(tokens)
+            kept = [i for i in range(place + 1) if first[b, i]]
+            near = range(max(place - window + 1, 0), place + 1)
+            # Everything that may be seen is there …
+            assert set(tokens) >= {-2, -1, *kept, *near}
+            # … and beside the first occurrences no more than the ring of the window.
+            others = [t for t in tokens if t >= 0 and t not in kept]
+            assert len(others) <= window
+            assert cache.kept[b].sum() == model.prefix + len(kept)
+            assert cache.distinct[b] == len(kept)
+            assert cache.occupied[b] == len(tokens)
+            assert cache.occupied[b] <= model.prefix + window + len(kept)
+            evicted = max(evicted, place + 1 + model.prefix - len(tokens))
+    assert evicted == LENGTH - 1 - 1 - min(window, LENGTH - 2)  # of the single code
+
+
+def test_the_record_points_to_the_first_occurrence() -> None:
+    index = mixed_codes(4)
+    for name in ('full', 'compressed'):
+        for model, decoding, place, _ in run(index, 4, 2, name):
+            cache = decoding.cache
+            for b, codes in enumerate(index.tolist()):
+                for i in range(place + 1):
+                    slot = cache.record[b, model.prefix + i]
+                    assert cache.code[b, slot] == codes[i]
+                    step = cache.step[b, slot] - model.prefix
+                    assert step == codes.index(codes[i])
+
+
+@pytest.mark.parametrize('cache', ['full', 'compressed'])
+def test_what_was_evicted_does_not_exist(cache: str) -> None:
+    """Whatever stands in slots that nobody may see, the contexts stay the same."""
+    index = mixed_codes(4)
+    clean = [context for *_, context in run(index, 4, 2, cache)]
+    first = first_of_its_kind(index)
+    poisoned, dirty = 0, run(index, 4, 2, cache)
+    for place, (model, decoding, _, context) in enumerate(dirty):
+        assert torch.equal(context, clean[place])
+        store, held = decoding.cache.store, decoding.cache
+        for b in range(len(index)):
+            for slot, step in enumerate(held.step[b].tolist()):
+                token = step - model.prefix
+                seen = token < 0 or (token < LENGTH and first[b, token])
+                # The next query is the token place + 1, with its window of two.
+                if step == NOBODY or not (seen or token > place - 1):
+                    store.keys[:, b, :, slot] = store.values[:, b, :, slot] = 1e9
+                    poisoned += 1
+    assert poisoned > 100
+
+
+def test_evicted_entries_are_overwritten() -> None:
+    index = torch.full((1, LENGTH), 9)
+    for _, decoding, _, _ in run(index, 4, 2, 'compressed'):
+        room, step = decoding.cache.store.values, decoding.cache.step
+        used = room[0, 0, 0].abs().sum(dim=1) > 0  # slots that were ever written
+        assert used.tolist() == (step[0] != NOBODY).tolist()
+    # Prefix, window and one code, although 29 tokens went through.
+    assert used.sum() == 2 + 2 + 1
+
+
+# ----------------------------------------------------------------------------- growth
+
+
+@pytest.mark.parametrize('window', [1, 2, 7])
+@torch.no_grad()
+def test_more_codes_than_k_break_nothing(window: int) -> None:
+    model = tiny.make(MergeAR, keep=1, window=window)
+    index = mixed_codes(4)
+    logits, decoding = tiny.cached_logits(model, index, LABELS, 1, 'compressed')
+    for ours, theirs in zip(logits, model.logits(index, LABELS, 1), strict=True):
+        assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    cache = decoding.cache
+    assert cache.distinct.tolist()[::2] == [1, LENGTH - 1]
+    # It began with room for one code and a block; it never has room for more than L.
+    assert cache.capacity == LENGTH > 1 + 16
+    assert cache.store.slots == model.prefix + window + LENGTH
+    assert cache.store.keys.shape[-2] == cache.step.shape[1] == cache.store.slots
+
+
+@torch.no_grad()
+def test_cache_bytes() -> None:
+    """At most (P + w + K) / (P + L) of the full cache, plus one block."""
+    keep, window, block = 9, 2, 16
+    tokenizer = dict(grid=(12, 12))
+    model = tiny.make(MergeAR, keep=keep, window=window, tokenizer=tokenizer)
+    index = tiny.merged_codes(keep, length=144)
+    _, full = tiny.cached_logits(model, index, LABELS, keep, 'full')
+    for restrict in (False, True):
+        _, small = tiny.cached_logits(
+            model, index, LABELS, keep, 'compressed', restrict=restrict
+        )
+        slot = full.cache.store.nbytes / full.cache.store.slots
+        assert full.cache.store.nbytes == slot * (2 + 144)
+        assert slot == 2 * tiny.LAYERS * 3 * tiny.DIMS * 4  # keys and values of 3
+        share = (2 + window + keep) / (2 + 144)
+        assert (
+            small.cache.store.nbytes <= share * full.cache.store.nbytes + block * slot
+        )
+        assert small.cache.store.nbytes < 0.2 * full.cache.store.nbytes
+
+
+def test_reading_no_more_than_needed() -> None:
+    for name, bound in (('full', LENGTH), ('compressed', 4)):
+        model = tiny.make(MergeAR, window=2)
+        decoding = model.start_decoding(LABELS, 4, [0, 1, 2], name)
+        for token in range(LENGTH):
+            read = decoding.cache.reserve(model.prefix + token)
+            assert read >= min(model.prefix + token + 1, decoding.cache.store.slots)
+            assert read <= min(
+                model.prefix + 2 + token + 16, decoding.cache.store.slots
+            )
+        assert decoding.cache.store.slots <= model.prefix + 2 + bound + 16
+
+
+def test_lagged_maximum() -> None:
+    """Never below the counter, and at most 2 lag - 1 above."""
+    generator = torch.Generator().manual_seed(3)
+    for lag in (1, 2, 5, 8):
+        for chance in (0.0, 0.3, 1.0):
+            counter = torch.zeros(3, dtype=torch.int64)
+            lagged, largest = LaggedMaximum(counter, lag), 0
+            for _ in range(100):
+                bound = lagged.bound()
+                excess = bound - int(counter.max())
+                assert 0 <= excess <= 2 * lag - 1
+                largest = max(largest, excess)
+                counter += (torch.rand(3, generator=generator) < chance).long()
+                lagged.advance(1)
+            if chance == 0:
+                assert largest == 2 * lag - 1
+            if chance == 1:
+                assert largest == 0
+
+
+def test_the_host_looks_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    real = LaggedMaximum._copy
+
+    def copy(self):
+        looks.append(1)
+        return real(self)
+
+    monkeypatch.setattr(LaggedMaximum, '_copy', copy)
+    for _ in run(mixed_codes(4), 4, 2, 'compressed'):
+        pass
+    assert 1 <= len(looks) <= LENGTH // 8
+
+
+# ------------------------------------------------------------------------- taking back
+
+
+def test_forget_undoes_place() -> None:
+    def state(cache: TokenCache) -> list[Tensor]:
+        return [cache.step, cache.code, cache.kept, cache.distinct, cache.occupied]
+
+    index = mixed_codes(4)
+    for name in ('full', 'compressed'):
+        model = tiny.make(MergeAR, window=2)
+        caches = []
+        for extra in (0, 3):
+            decoding = model.start_decoding(LABELS, 4, [0, 1, 2], name, speculative=3)
+            cache: TokenCache = decoding.cache
+            cache.place_prefix()
+            for token in range(12 + extra):
+                step = torch.full((3, 1), model.prefix + token)
+                read = cache.reserve(model.prefix + token)
+                cache.place(index[:, token, None], step, read)
+            cache.forget(torch.full((3, 1), model.prefix + 12))
+            caches.append(cache)
+        plain, undone = caches
+        assert undone.distinct.equal(plain.distinct)
+        for b in range(3):  # the first occurrences and the window are as they were
+            for cache in caches:
+                assert (cache.step[b] != NOBODY).sum() == cache.occupied[b]
+            seen = [
+                {
+                    (int(s), int(c))
+                    for s, c in zip(cache.step[b], cache.code[b], strict=True)
+                    if c >= 0 or s < model.prefix or 12 <= s < model.prefix + 12
+                }
+                for cache in caches
+            ]
+            assert seen[0] == seen[1]
+        if name == 'compressed':
+            assert undone.count.equal(undone.distinct)
+
+
+# ------------------------------------------------------------------------------- store
+
+
+def test_store_writes_where_it_is_told() -> None:
+    store = KVStore(2, 3, 4, 10, 8, torch.zeros(1))
+    assert store.nbytes == 2 * 2 * 3 * 4 * 10 * 8 * 4
+    key, value = torch.randn(2, 3, 4, 2, 8)
+    read = SlotMemory(store, 5, read=7)(1, key, value)
+    for room, got, new in ((store.keys, read[0], key), (store.values, read[1], value)):
+        assert got.shape == (3, 4, 7, 8)
+        assert torch.equal(got[:, :, 5:7], new)
+        assert (got[:, :, :5] == 0).all() and (room[0] == 0).all()
+    slots = torch.tensor([[9, 0], [3, 4], [1, 8]])
+    SlotMemory(store, slots, read=10)(0, key, value)
+    for b, (one, two) in enumerate(slots.tolist()):
+        assert torch.equal(store.keys[0, b, :, one], key[b, :, 0])
+        assert torch.equal(store.values[0, b, :, two], value[b, :, 1])
+        assert (store.keys[0, b].abs().sum(dim=(0, 2)) > 0).sum() == 2
+    before = store.keys.clone()
+    store.grow(6)
+    assert store.slots == 16 and torch.equal(store.keys[..., :10, :], before)
+    assert (store.values[..., 10:, :] == 0).all()
+
+
+def test_store_has_the_type_of_autocast() -> None:
+    like = torch.zeros(1)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert KVStore(1, 1, 1, 1, 4, like).keys.dtype == torch.bfloat16
+    assert KVStore(1, 1, 1, 1, 4, like.double()).keys.dtype == torch.float64
+
+
+def test_bfloat16_autocast_decodes() -> None:
+    model = tiny.make(MergeAR, window=2)
+    with torch.autocast('cpu', torch.bfloat16):
+        drawn = model.sample_codes(LABELS, 4, [1, 2, 3])
+        index = drawn.index
+        logits, decoding = tiny.cached_logits(model, index, LABELS, 4, 'compressed')
+        full = model.logits(index, LABELS, 4)
+    assert decoding.cache.store.keys.dtype == torch.bfloat16
+    for ours, theirs in zip(logits, full, strict=True):
+        assert_close(ours.float(), theirs.float(), rtol=0.1, atol=0.1)
+
+
+def test_a_compressed_cache_needs_a_window() -> None:
+    def make_store(slots: int) -> KVStore:
+        return KVStore(1, 1, 1, slots, 4, torch.zeros(1))
+
+    with pytest.raises(ValueError, match=r'window=None .* give a window or use cache='):
+        CompressedCache(make_store, 2, 8, None, 4)
+    with pytest.raises(ValueError, match="cache='paged' is not known; .* full, comp"):
+        tiny.make(MergeAR).sample_codes(LABELS, 4, [1, 2, 3], cache='paged')
