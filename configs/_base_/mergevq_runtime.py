@@ -1,0 +1,33 @@
+# Runtime of stage 1: mmpretrain's, with checkpoints that survive and the averaged
+# generator side. `custom_imports` makes the types known to any OpenMMLab tool.
+_base_ = ['mmpretrain::_base_/default_runtime.py']
+
+custom_imports = dict(imports=['mergevq_mm'], allow_failed_imports=False)
+
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(
+        _delete_=True,
+        type='mergevq_mm.SafeCheckpointHook',
+        interval=1,
+        max_keep_ckpts=3,
+    ),
+)
+
+custom_hooks = [
+    dict(type='mergevq_mm.RunStateHook'),
+    dict(type='mergevq_mm.NaNGuardHook', max_skips=3),
+    dict(type='mergevq_mm.GeneratorEMAHook', momentum=0.001),
+    dict(type='mergevq_mm.ReconstructionVisualizationHook', num_images=8),
+]
+
+# Each part with parameters is wrapped on its own; all of them are used in each step.
+model_wrapper_cfg = dict(
+    type='mmengine.MMSeparateDistributedDataParallel',
+    broadcast_buffers=False,
+    find_unused_parameters=False,
+)
+
+# Order of the data and initial weights; which K an iteration keeps has a seed of its
+# own, model.keep.seed.
+randomness = dict(seed=0)

@@ -1,0 +1,174 @@
+"""Every config loads, builds (shrunk) and runs a training and a validation step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from PIL import Image
+
+from mergevq_mm.utils import config as config_utils
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+IMAGENET = sorted(CONFIGS.glob('mergevq_*.py'))
+QUICKSTART = sorted((CONFIGS / 'quickstart').glob('mergevq_*.py'))
+
+# Random weights in the place of those that have to be downloaded.
+TINY_NET = {
+    'type': 'mmpretrain.TIMMBackbone',
+    'model_name': 'tf_efficientnet_lite0',
+    'features_only': True,
+    'out_indices': (0, 1),
+}
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four noise images of two classes, laid out as ImageNet."""
+    root = tmp_path_factory.mktemp('imagenet')
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for name in ('n0', 'n1'):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                pixels = rng.integers(0, 256, (270, 300, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f'{i}.JPEG')
+    return root
+
+
+def shrink_imagenet(cfg: Config, root: Path) -> None:
+    """Narrow and shallow networks; sizes of images, K and recipe stay."""
+    model = cfg.model
+    zoo = {
+        'g-d32': (8, (2, 4, 8, 12)),
+        'g-d64': (8, (1, 2, 4, 8)),
+        'g+r-d32': (8, (2, 2, 4, 8, 12)),
+        'g+r-d64': (8, (1, 1, 2, 4, 8)),
+        'g+r-d96': (8, (1, 1, 2, 4, 8)),
+    }
+    arch = {'num_layers': 4, 'num_heads': 4}
+    if model.backbone.arch in zoo:
+        channels, multipliers = zoo[model.backbone.arch]
+        dims = channels * multipliers[-1]
+        assert multipliers == tuple(model.decoder.channel_mult)
+        arch.update(
+            stem='hybrid',
+            base_channels=channels,
+            channel_mult=multipliers,
+            num_res_blocks=1,
+        )
+    else:
+        dims = 48
+        arch.update(stem='patch', embed_dims=dims, patch_size=16)
+    model.backbone.arch = arch
+    model.quantizer.in_channels = dims
+    model.head.alignment.in_channels = dims
+    model.neck.update(embed_dims=32, num_heads=4, feedforward_channels=64)
+    model.decoder.update(base_channels=8, num_heads=4, num_layers=2, num_res_blocks=1)
+    model.discriminator.base_channels = 8
+    model.head.perceptual = {
+        'type': 'mergevq_mm.PerceptualLoss',
+        'network': TINY_NET,
+        'random_init': True,
+    }
+    network = model.target_generator.network
+    network.arch = {
+        'embed_dims': 768,
+        'num_layers': 1,
+        'num_heads': 12,
+        'feedforward_channels': 64,
+    }
+    del network['init_cfg']
+    model.target_generator.random_init = True
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.batch_size = 2
+        loader.dataset.update(data_root=str(root), num_classes=2)
+
+
+def shrink_quickstart(cfg: Config, root: Path) -> None:
+    """Digits are written to ``root``; weights and stored targets are made up."""
+    from safetensors.torch import save_file  # noqa: F401  (an early, clear failure)
+
+    from mergevq_mm.models.target_generators.stored_teacher import write_targets
+
+    rng = np.random.default_rng(0)
+    keys = []
+    for split in ('train', 'val'):
+        for digit in range(10):
+            folder = root / split / str(digit)
+            folder.mkdir(parents=True)
+            Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8)).save(
+                folder / '0.png'
+            )
+            keys.append(f'{split}/{digit}/0.png')
+    targets = root / 'targets.safetensors'
+    write_targets(targets, keys, torch.randn(len(keys), 448))
+    cfg.model.target_generator.file = str(targets)
+    del cfg.model.head.perceptual.network['init_cfg']
+    cfg.model.head.perceptual.random_init = True
+    cfg.val_evaluator = cfg.test_evaluator
+    extractor = cfg.val_evaluator[-1].extractor
+    del extractor.network['init_cfg']
+    extractor.random_init = True
+    cfg.model.discriminator_start = 0
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.batch_size = 4
+        loader.dataset.data_root = str(root)
+
+
+def run(cfg: Config, work_dir: Path, epochs: int = 1) -> tuple[Runner, dict]:
+    """Train epochs of two iterations and validate."""
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = work_dir.name
+    cfg.train_cfg.max_epochs = epochs
+    cfg.train_cfg.val_interval = epochs
+    cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.num_workers = 0
+        loader.persistent_workers = False
+    config_utils.adapt_to_device(cfg)
+    config_utils.complete_hooks(cfg)
+    runner = Runner.from_cfg(cfg)
+    before = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    runner.train()
+    after = runner.model.state_dict()
+    # The optimizers reached each learned tensor of each part.
+    still = [
+        name
+        for name, parameter in runner.model.named_parameters()
+        if parameter.requires_grad and torch.equal(before[name], after[name])
+    ]
+    assert not still, f'never updated: {still}'
+    return runner, dict(runner.message_hub.log_scalars)
+
+
+@pytest.mark.parametrize('path', IMAGENET, ids=lambda path: path.stem)
+def test_imagenet_config(path: Path, photographs: Path, tmp_path: Path) -> None:
+    cfg = Config.fromfile(path)
+    shrink_imagenet(cfg, photographs)
+    _, scalars = run(cfg, tmp_path / path.stem)
+    for keep in cfg.model.test_cfg.keep:
+        assert scalars[f'val/recon/K{keep}/psnr'].current() > 0
+        assert scalars[f'val/source/K{keep}/acc'].current() >= 0
+    for term in ('pixel', 'perceptual', 'gan', 'source', 'align', 'entropy', 'commit'):
+        assert np.isfinite(scalars[f'train/loss_{term}'].current())
+    assert np.isfinite(scalars['train/loss_d_hinge'].current())
+
+
+@pytest.mark.parametrize('path', QUICKSTART, ids=lambda path: path.stem)
+def test_quickstart_config(path: Path, tmp_path: Path) -> None:
+    cfg = Config.fromfile(path)
+    shrink_quickstart(cfg, tmp_path / 'data')
+    runner, scalars = run(cfg, tmp_path / path.stem, epochs=2)
+    assert scalars['val/recon/K16/rfid'].current() > 0
+    saved = torch.load(tmp_path / path.stem / 'epoch_2.pth', weights_only=True)
+    parts = {name.split('.')[0] for name in saved['state_dict']}
+    assert parts >= {'backbone', 'quantizer', 'neck', 'decoder', 'head'}
+    assert 'target_generator' not in parts
+    assert not any('perceptual' in name for name in saved['state_dict'])
+    assert type(runner.model).__name__ == 'MergeVQ'
