@@ -1,0 +1,174 @@
+"""The quickstart's second half: a small MergeAR on the codes of the tokenizer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from mergevq_mm.models.generators import MergeAR
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENIZER = 'configs/quickstart/mergevq_g+r_mnist5k.py'
+GENERATOR = 'configs/quickstart/mergear_mnist5k.py'
+CLASSIFIER = 'configs/quickstart/lenet5_mnist5k.py'
+CACHES = ('compressed', 'full')
+NUMBERS = (
+    'frechet',
+    'frechet_reference',
+    'consistency',
+    'consistency_worst',
+    'distinct',
+    'occupied',
+    'cache_slots',
+)
+
+
+def train_classifier(work_dir: Path, short: bool) -> tuple[Path, float]:
+    """Train the judge of the generated digits, unless that is done.
+
+    Args:
+        work_dir (Path): Of the quickstart.
+        short (bool): Whether one epoch will do.
+
+    Returns:
+        tuple[Path, float]: Its checkpoint and its accuracy on the held-out digits, %.
+    """
+    from mmengine.runner import Runner, find_latest_checkpoint
+
+    from mergevq_mm.utils.config import load_config
+
+    cfg = load_config(str(ROOT / CLASSIFIER))
+    cfg.work_dir = str(work_dir / 'classifier')
+    if short:
+        cfg.train_cfg.update(max_epochs=4, val_interval=4)
+        cfg.default_hooks.checkpoint.interval = 4
+    found = (
+        find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
+    )
+    if found is None:
+        Runner.from_cfg(cfg).train()
+        found = find_latest_checkpoint(cfg.work_dir)
+    cfg.load_from = found
+    cfg.experiment_name = 'quickstart_classifier_test'
+    metrics = Runner.from_cfg(cfg).test()
+    return Path(found), float(metrics['accuracy/top1'])
+
+
+def extract_codes(checkpoint: str, out: Path, cfg: Config) -> None:
+    """Encode the training digits once at each K that the generator learns."""
+    keeps = sorted({str(k) for k in cfg.model.keep.candidates}, key=int)
+    flags = ['--keep', *keeps, '--no-flip']
+    command = ['tools/extract_codes.py', TOKENIZER, checkpoint, str(out), *flags]
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+
+
+def load_config(work_dir: Path, tokenizer: str, judge: Path, short: bool) -> Config:
+    """The generator's config with the files of this quickstart."""
+    from train import merge_args, parse_args
+
+    from mergevq_mm.utils.config import load_config as read
+
+    folder = work_dir / 'mergear'
+    flags = [str(ROOT / GENERATOR), '--work-dir', str(folder), '--resume']
+    args = parse_args(flags)
+    cfg = merge_args(read(args.config), args)
+    cfg.model.tokenizer.checkpoint = tokenizer
+    cfg.train_dataloader.dataset.root = str(work_dir / 'codes')
+    cfg.test_evaluator.metrics[-1].classifier.init_cfg.checkpoint = str(judge)
+    if short:
+        cfg.train_cfg.update(max_epochs=2, val_interval=2)
+        cfg.train_dataloader.dataset.indices = list(range(0, 4000, 10))
+        for metric in cfg.test_evaluator.metrics:
+            metric.fake_nums = 100
+    return cfg
+
+
+def train(cfg: Config) -> str:
+    """Train the generator, or go on with it; returns its checkpoint."""
+    from mmengine.runner import Runner, find_latest_checkpoint
+
+    Runner.from_cfg(cfg).train()
+    return find_latest_checkpoint(cfg.work_dir)
+
+
+def evaluate(cfg: Config, checkpoint: str) -> tuple[dict[str, Any], MergeAR]:
+    """Fréchet distance, class consistency and cache of the images of each cache.
+
+    Returns:
+        tuple[dict, MergeAR]: For each cache its numbers, and the generator.
+    """
+    from mmengine.runner import Runner
+
+    from mergevq_mm.engine.testing import run_test
+
+    found = {}
+    for cache in CACHES:
+        test = cfg.copy()
+        test.resume, test.load_from = False, checkpoint
+        test.model.sample_cfg.cache = cache
+        # The checkpoint's weights are the averaged ones already.
+        test.custom_hooks = [h for h in test.custom_hooks if 'EMA' not in h['type']]
+        test.experiment_name = f'quickstart_{cache}_test'
+        runner = Runner.from_cfg(test)
+        metrics = run_test(runner)
+        found[cache] = {
+            name: round(float(metrics[f'gen/{name}']), 4) for name in NUMBERS
+        }
+    return found, runner.model
+
+
+def measure_speed(model: MergeAR, number: int, turns: int) -> dict[str, Any]:
+    """Tokens a second and bytes of a cache, the ways to draw taking turns.
+
+    Args:
+        model (MergeAR): The generator.
+        number (int): Images of a batch.
+        turns (int): Batches of each way; the median counts.
+
+    Returns:
+        dict: For each way ``tokens_per_second``, ``cache_kib`` of an image and
+        ``tokens_per_pass``.
+    """
+    import torch
+
+    labels = torch.arange(number) % model.num_classes
+    ways = {cache: {'cache': cache} for cache in CACHES}
+    ways['speculative'] = {'cache': 'compressed', 'speculative': 4}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    drawn = {}
+    for turn in range(turns + 1):
+        for way, options in ways.items():
+            begin = time.perf_counter()
+            _, drawn[way] = model.generate(labels, seed=turn, **options)
+            seconds[way].append(time.perf_counter() - begin)
+    tokens = number * model.tokenizer.length
+    return {
+        way: {
+            'tokens_per_second': round(tokens / median(seconds[way][1:]), 1),
+            'cache_kib': round(float(codes.stats['cache_bytes'][0]) / 1024, 1),
+            'tokens_per_pass': round(
+                model.tokenizer.length / float(codes.stats['passes'].float().mean()), 3
+            ),
+        }
+        for way, codes in drawn.items()
+    }
+
+
+def picture(model: MergeAR, path: Path, rows: int = 8) -> None:
+    """Digits of all ten classes, a column a class."""
+    import torch
+
+    from mergevq_mm.visualization.grids import sample_grid, save_png, to_uint8
+
+    labels = torch.arange(10).repeat(rows)
+    images, _ = model.generate(labels, seed=1)
+    save_png(path, sample_grid([to_uint8(i * 0.5 + 0.5) for i in images], columns=10))

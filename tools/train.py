@@ -1,0 +1,124 @@
+"""Train a model: the flags of mmpretrain's tool, for its configs and mmagic's too.
+
+Examples:
+    python tools/train.py configs/mergevq_g+r.py --amp --work-dir work_dirs/gr
+    python tools/train.py configs/mergevq_g+r.py --resume
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from mmengine.config import Config, DictAction
+
+import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
+from mergevq_mm.utils import config as config_utils
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a model')
+    parser.add_argument('config', help='path of the config file')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='resume from a checkpoint; without a path from the newest whole one in '
+        'the work dir',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision (needs a GPU); applies to each of several optimizers',
+    )
+    parser.add_argument(
+        '--no-validate', action='store_true', help='no validation during training'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the real over the intended batch size',
+    )
+    parser.add_argument(
+        '--no-pin-memory', action='store_true', help='no pinned memory in dataloaders'
+    )
+    parser.add_argument(
+        '--no-persistent-workers',
+        action='store_true',
+        help='start the workers of dataloaders anew in each epoch',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings to override, as key=value; lists as key="[a,b]" or key=a,b',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes of a distributed run are started',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
+    """Apply the command line to a config.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        args (Namespace): The value of :func:`parse_args`.
+
+    Returns:
+        Config: The same config.
+
+    Raises:
+        ValueError: If a flag does not fit the config or the machine.
+    """
+    cfg.launcher = args.launcher
+    config_utils.set_work_dir(cfg, args.work_dir, args.config)
+    if args.no_validate:
+        config_utils.disable_validation(cfg)
+    if args.amp:
+        config_utils.enable_amp(cfg)
+    if args.auto_scale_lr:
+        config_utils.enable_auto_scale_lr(cfg)
+    config_utils.set_resume(cfg, args.resume)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    config_utils.complete_dataloaders(
+        cfg,
+        pin_memory=False if args.no_pin_memory else None,
+        persistent_workers=not args.no_persistent_workers,
+    )
+    config_utils.adapt_to_device(cfg)
+    config_utils.complete_hooks(cfg)
+    return cfg
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = merge_args(config_utils.load_config(args.config), args)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'error: {error}')
+
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    from mergevq_mm.utils.distributed import end_process_group
+
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+    del runner
+    end_process_group()
+
+
+if __name__ == '__main__':
+    main()
