@@ -1,0 +1,434 @@
+"""The benchmarks at tiny sizes, and the numbers that they rest on."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mergevq_mm.models.backbones import MergeVQEncoder
+from mergevq_mm.models.utils.macs import (
+    block_macs,
+    encoder_macs,
+    hybrid_stem_macs,
+    merging_bound,
+)
+
+FOLDER = Path(__file__).parents[2] / 'tools' / 'benchmarks'
+CPU = torch.device('cpu')
+MIB = 2**20
+
+HYBRID = {
+    'stem': 'hybrid',
+    'base_channels': 8,
+    'channel_mult': (1, 2, 4),
+    'num_res_blocks': 2,
+    'num_layers': 3,
+    'num_heads': 4,
+}
+PATCH = {
+    'stem': 'patch',
+    'embed_dims': 32,
+    'patch_size': 4,
+    'num_layers': 3,
+    'num_heads': 2,
+}
+
+
+class Tools:
+    """The scripts, imported as a run of one of them imports the others."""
+
+    def __getattr__(self, name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+
+@pytest.fixture(scope='module')
+def tools() -> Iterator[Tools]:
+    before = set(sys.modules)
+    sys.path.insert(0, str(FOLDER))
+    yield Tools()
+    sys.path.remove(str(FOLDER))
+    for script in FOLDER.glob('*.py'):  # `common` is nobody's name but here
+        if script.stem not in before:
+            sys.modules.pop(script.stem, None)
+
+
+# ------------------------------------------------------------------- operations
+
+
+@pytest.mark.parametrize('arch', [HYBRID, PATCH], ids=['hybrid', 'patch'])
+@pytest.mark.parametrize('removed', [(0, 0, 0), (20, 10, 3)])
+def test_macs_equal_the_flop_counter(arch: dict, removed: tuple[int, ...]) -> None:
+    encoder = MergeVQEncoder(arch, img_size=(32, 24)).eval()
+    image = torch.randn(2, 3, 32, 24)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        encoder.encode(image, removed=removed)
+    macs = encoder_macs(arch, (32, 24), removed)
+    assert 2 * 2 * sum(macs.values()) == counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        encoder.stem(image)
+    assert 2 * 2 * macs['stem'] == counter.get_total_flops()
+
+
+def test_macs_by_hand() -> None:
+    # 5 tokens of width 8 in 2 heads, 1 of them merged.
+    macs = block_macs(5, 8, 2, removed=1)
+    assert macs['attention'] == 5 * 8 * 24 + 5 * 8 * 8 + 2 * (2 * 5 * 5 * 4)
+    assert macs['mlp'] == 2 * 4 * 8 * 32
+    assert macs['matching'] == 3 * 2 * 4
+    assert macs['merging'] == 2 * 1 * 9
+    # 4x4 px: 3x3 conv 3->2, one block 2->2, stride 2, one block 2->4 with shortcut.
+    stem = hybrid_stem_macs((4, 4), 2, (1, 2), 1)
+    assert stem == 16 * 54 + 16 * 72 + 4 * 36 + 4 * (72 + 144 + 8)
+
+
+def test_macs_of_the_papers_model() -> None:
+    # Table A1: 46.4 G for the G+R encoder with merging to 144 tokens.
+    removed = (12, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 5)
+    macs = encoder_macs(MergeVQEncoder.arch_zoo['g+r-d64'], (256, 256), removed)
+    assert sum(macs.values()) == pytest.approx(46.4e9, rel=0.01)
+
+
+def test_bound_leaves_the_price_of_merging_out() -> None:
+    plain = {'stem': 100, 'attention': 60, 'mlp': 40, 'matching': 0, 'merging': 0}
+    merged = {'stem': 100, 'attention': 40, 'mlp': 20, 'matching': 9, 'merging': 9}
+    assert merging_bound(plain, merged) == 200 / 160
+
+
+def test_macs_refuse_a_wrong_number_of_blocks() -> None:
+    with pytest.raises(ValueError, match='each of the 3 blocks'):
+        encoder_macs(PATCH, (32, 32), [1, 2])
+
+
+# ------------------------------------------------------------------- common parts
+
+
+def test_variants_take_turns(tools: Tools) -> None:
+    order: list[str] = []
+    work = {name: lambda n=name: order.append(n) for name in 'ab'}
+    seconds = tools.common.interleaved(work, repeats=2, device=CPU, warmup=1)
+    assert ''.join(order) == 'ababab'
+    assert [len(times) for times in seconds.values()] == [2, 2]
+    # The ratio is taken turn by turn: a slow turn slows both.
+    assert tools.common.median_ratio([2.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2.0
+
+
+def _three_then_one() -> None:
+    kept = torch.empty(MIB // 4)  # 1 MiB
+    other = torch.empty(2 * MIB // 4)
+    del other
+    torch.empty(MIB // 4)
+    kept.add_(1)
+
+
+def test_peak_memory_on_a_cpu(tools: Tools) -> None:
+    held = torch.zeros(MIB)  # there before: does not count, nor does freeing it
+    assert tools.common.peak_memory(_three_then_one, CPU) == 3 * MIB
+    assert tools.common.peak_memory(lambda: held.resize_(0), CPU) == 0
+
+
+def test_peak_memory_sees_the_backward_pass(tools: Tools) -> None:
+    x = torch.randn(512, 512, requires_grad=True)  # 1 MiB
+
+    def work() -> None:
+        torch.autograd.grad((x.exp() * x.cos()).sum(), x)
+
+    peak = tools.common.peak_memory(work, CPU)
+    assert 5 * MIB <= peak < 8 * MIB
+
+
+@pytest.mark.gpu
+def test_peak_memory_on_a_gpu(tools: Tools) -> None:
+    gpu = torch.device('cuda')
+    work = lambda: torch.empty(3 * MIB, dtype=torch.uint8, device=gpu)  # noqa: E731
+    assert tools.common.peak_memory(work, gpu) == 3 * MIB
+
+
+# ------------------------------------------------------------------- parts of a step
+
+
+class Slow(torch.autograd.Function):
+    """Takes its time, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, seconds: float) -> Tensor:
+        ctx.seconds = seconds
+        time.sleep(seconds)
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:
+        time.sleep(2 * ctx.seconds)
+        return grad, None
+
+
+class SlowPart(nn.Module):
+    def __init__(self, seconds: float, inner: nn.Module | None = None) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.inner is not None:
+            x = self.inner(x)
+        return Slow.apply(x, self.seconds)
+
+
+class Owner:
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+
+def test_step_is_cut_into_parts(tools: Tools) -> None:
+    parts = tools.parts
+    inner = SlowPart(0.05)
+    first, second, idle = SlowPart(0.15, inner), SlowPart(0.1), SlowPart(1.0)
+    recorder = parts.PartRecorder(CPU)
+    named = {'first': first, 'second': second, 'inner': inner, 'idle': idle}
+    for name, module in named.items():
+        recorder.watch(name, module, lambda name=name: name)
+    owner = Owner()
+    recorder.wrap(owner, 'backward', 'other', parts.BACKWARD)
+    x = torch.zeros(3, requires_grad=True)
+
+    second.seconds = 0.0
+    second(x)  # outside a step nothing is recorded
+    second.seconds = 0.1
+    begin = time.perf_counter()
+    with recorder.step() as segments:
+        out = second(first(x))
+        owner.backward(out.sum())
+    whole = time.perf_counter() - begin
+
+    totals = parts.by_part(segments)
+    assert list(totals) == ['other', 'first', 'inner', 'second']
+    for name, seconds in (('first', 0.15), ('inner', 0.05), ('second', 0.1)):
+        assert seconds <= totals[name].seconds['forward'] < seconds + 0.04
+        assert 2 * seconds <= totals[name].seconds['backward'] < 2 * seconds + 0.08
+    added = sum(sum(total.seconds.values()) for total in totals.values())
+    assert added == pytest.approx(whole, abs=0.02)
+    assert recorder.reached == {
+        'first': True,
+        'second': True,
+        'inner': True,
+        'idle': False,
+    }
+
+
+def test_memory_of_parts(tools: Tools) -> None:
+    parts = tools.parts
+    module = nn.Linear(256, 1024, bias=False)
+    recorder = parts.PartRecorder(CPU)
+    recorder.watch('linear', module, lambda: 'linear')
+    x = torch.randn(1024, 256)
+    with recorder.step(memory=True) as segments:
+        hidden = module(x)  # 4 MiB
+        del hidden
+        hidden = module(x)
+        squared = hidden * hidden
+    total = parts.by_part(segments)
+    assert total['linear'].held == 8 * MIB  # left behind at the end of its calls
+    assert total['linear'].peak == 4 * MIB
+    assert total['other'].peak == 8 * MIB
+    assert squared.shape == (1024, 1024)
+
+
+# ------------------------------------------------------------------- whole benchmarks
+
+
+def test_lfq(tools: Tools, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = tmp_path / 'lfq.json'
+    flags = ['--bits', '8', '--tokens', '16', '64', '--repeats', '1', '--device', 'cpu']
+    assert tools.lfq.main([*flags, '--json', str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert content['agrees'] is True
+    rows = content['rows']
+    forms = {row['form'] for row in rows}
+    assert forms >= {'factorised (ours)', 'dense'}
+    assert len(rows) == 2 * len(forms)
+    dense = [row for row in rows if row['form'] == 'dense']
+    assert dense[1]['tokens'] == 64
+    # At least logits, their softmax and two gradients of 64 x 2^8 float32.
+    assert dense[1]['mib'] > 3 * 64 * 2**8 * 4 / MIB
+    assert all(row['gradient'] < 1e-4 for row in content['agreement'] if _ours(row))
+    assert 'factorised' in capsys.readouterr().out
+
+
+def _ours(row: dict) -> bool:
+    return row['form'].startswith('factorised')
+
+
+def test_lfq_check_fails_below_the_requirement(
+    tools: Tools, capsys: pytest.CaptureFixture
+) -> None:
+    # At 2 bits the dense form is as small as ours: the promise cannot be kept.
+    flags = ['--bits', '2', '--tokens', '4', '--repeats', '1', '--no-vq-pytorch']
+    assert tools.lfq.main([*flags, '--check', '--device', 'cpu']) == 1
+    assert 'missed' in capsys.readouterr().out
+    with pytest.raises(ValueError, match='--no-dense'):
+        tools.lfq.main(['--check', '--no-dense'])
+
+
+def test_encoder(
+    tools: Tools,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for name, arch in {'tiny-hybrid': HYBRID, 'tiny-patch': PATCH}.items():
+        monkeypatch.setitem(MergeVQEncoder.arch_zoo, name, arch)
+    file = tmp_path / 'encoder.json'
+    flags = ['--img-size', '32', '--keep', '16', '--repeats', '1', '--device', 'cpu']
+    flags += ['--arch', 'tiny-hybrid', 'tiny-patch', '--train', '--json', str(file)]
+    assert tools.encoder.main(flags) == 0
+    rows = json.loads(file.read_text())['rows']
+    assert [(row['arch'], row['part']) for row in rows] == [
+        ('tiny-hybrid', 'blocks'),
+        ('tiny-hybrid', 'whole'),
+        ('tiny-patch', 'blocks'),
+        ('tiny-patch', 'whole'),
+    ]
+    removed = rows[0]['removed']
+    assert sum(removed) == 64 - 16
+    plain, merged = (encoder_macs(HYBRID, (32, 32), r) for r in ([0] * 3, removed))
+    assert rows[1]['bound'] == pytest.approx(merging_bound(plain, merged))
+    assert rows[0]['bound'] > rows[1]['bound'] > 1
+    assert all(row['matching'] > 0 for row in rows)
+    assert 'reached' in capsys.readouterr().out
+
+
+def _tiny_config(folder: Path) -> str:
+    """A stage-1 config with all parts, and weights that are nowhere."""
+    network = {
+        'type': 'mergevq_mm.MergeVQEncoder',
+        'arch': PATCH,
+        'img_size': 32,
+        'init_cfg': {'type': 'Pretrained', 'checkpoint': 'nowhere.pth'},
+    }
+    view = [{'type': 'mmpretrain.RandomCrop', 'crop_size': 32}]
+    small = [{'type': 'mmpretrain.RandomResizedCrop', 'scale': 24}]
+    views = {'type': 'mmpretrain.MultiView', 'num_views': [1, 1, 1]}
+    views['transforms'] = [view, small, small]
+    config = {
+        'model': {
+            'type': 'mergevq_mm.MergeVQ',
+            'backbone': {
+                'type': 'mergevq_mm.MergeVQEncoder',
+                'arch': HYBRID,
+                'img_size': 32,
+            },
+            'quantizer': {
+                'type': 'mergevq_mm.LFQ',
+                'bits': 8,
+                'split': (4, 4),
+                'in_channels': 32,
+            },
+            'neck': {
+                'type': 'mergevq_mm.SourceRecovery',
+                'bits': 8,
+                'grid': (8, 8),
+                'embed_dims': 32,
+                'num_heads': 4,
+                'feedforward_channels': 64,
+            },
+            'decoder': {
+                'type': 'mergevq_mm.MergeVQDecoder',
+                'bits': 8,
+                'base_channels': 8,
+                'channel_mult': (1, 2, 4),
+                'num_res_blocks': 1,
+                'num_layers': 1,
+                'num_heads': 4,
+            },
+            'head': {
+                'type': 'mergevq_mm.MergeVQHead',
+                'perceptual': {
+                    'type': 'mergevq_mm.PerceptualLoss',
+                    'network': {**network, 'out_type': 'featmap'},
+                },
+                'source': {'loss_weight': 0.5},
+                'alignment': {'in_channels': 32, 'out_channels': 32, 'loss': 'cosine'},
+            },
+            'discriminator': {
+                'type': 'Conv2d',
+                'in_channels': 3,
+                'out_channels': 1,
+                'kernel_size': 4,
+                'stride': 4,
+            },
+            'target_generator': {
+                'type': 'mergevq_mm.FrozenTeacher',
+                'network': network,
+            },
+            'keep': {'target': 16, 'family': 'gaussian', 'number': 3},
+            'discriminator_start': 1000,
+        },
+        'train_dataloader': {'dataset': {'pipeline': [views]}},
+        'custom_hooks': [
+            {'type': 'mergevq_mm.GeneratorEMAHook', 'momentum': 0.01},
+            {'type': 'mergevq_mm.RunStateHook'},
+        ],
+    }
+    file = folder / 'tiny.py'
+    Config(config).dump(file)
+    return str(file)
+
+
+def test_train_step(
+    tools: Tools, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / 'step.json'
+    flags = ['--config', _tiny_config(tmp_path), '--img-size', '16', '--repeats', '1']
+    flags += ['--batch-size', '2', '--json', str(file), '--device', 'cpu']
+    assert tools.train_step.main(flags) == 0
+    content = json.loads(file.read_text())
+    # 16 px are 16 tokens of which K keeps its quarter; the views keep their share too.
+    assert '2 images of 16 px, views [12, 12], K=4 of L=16' in content['title']
+    assert content['idle'] == []
+    rows = {row['part']: row for row in content['rows']}
+    trained = ('encoder', 'quantizer', 'entropy', 'recovery', 'decoder')
+    for part in (*trained, 'encoder, alignment view', 'perceptual loss'):
+        assert rows[part]['forward'] > 0, part
+        assert rows[part]['backward'] > 0, part
+        assert rows[part]['held'] > 0, part
+    for part in ('discriminator, G pass', 'discriminator, D pass'):
+        assert rows[part]['forward'] > 0 and rows[part]['backward'] > 0
+    assert rows['teacher']['backward'] is None
+    for part in ('optimizer, generator', 'optimizer, discriminator', 'EMA'):
+        assert rows[part]['update'] > 0
+    step = rows.pop('step')
+    assert sum(row['total'] for row in rows.values()) == pytest.approx(step['total'])
+    assert step['peak'] == max(row['peak'] for row in rows.values())
+    # AdamW keeps two numbers a parameter.
+    twice = 2 * content['weights_mib']
+    assert content['optimizer_mib'] == pytest.approx(twice, rel=0.01)
+    assert 'decoder' in capsys.readouterr().out
+
+
+def test_stored_targets_and_lpips_get_stand_ins(tools: Tools, tmp_path: Path) -> None:
+    config = Config.fromfile(_tiny_config(tmp_path))
+    config.model.head.perceptual = {'type': 'mergevq_mm.LPIPSLoss', 'net': 'squeeze'}
+    config.model.target_generator = {'type': 'mergevq_mm.StoredTeacher', 'file': 'no'}
+    config.optim_wrapper = {'generator': {'accumulative_counts': 4}}
+    tools.offline.prepare(config, None, None, 3, tmp_path)
+    assert config.optim_wrapper.generator.accumulative_counts == 1
+    assert config.model.keep == 16
+    from mergevq_mm.registry import MODELS
+
+    loss = MODELS.build(config.model.head.perceptual)
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert loss(images[:1], images[1:]) > 0
+    teacher = MODELS.build(config.model.target_generator)
+    samples = tools.train_step.make_batch(teacher, [8], 3)['data_samples']
+    assert teacher(None, samples).shape == (3, 32)
