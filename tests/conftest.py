@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import mergevq_mm  # noqa: F401  (before any test imports torchvision or mmagic)
 
@@ -38,3 +39,12 @@ def seeded() -> Iterator[int]:
     np.random.seed(seed)
     torch.manual_seed(seed)
     yield seed
+
+
+@pytest.fixture(autouse=True)
+def default_scope() -> Iterator[None]:
+    """Take back the default scope that a run of another test has left."""
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)

@@ -58,7 +58,7 @@ class Golden:
                 key: torch.from_numpy(file[key]) for key in file if key != 'config'
             }
         arguments = dict(
-            tokenizer=dict(type='GridOfCodes', grid=(4, 4)),
+            tokenizer=dict(type='mergevq_mm.GridOfCodes', grid=(4, 4)),
             arch=dict(embed_dims=64, num_layers=3, num_heads=4, ffn_multiple=32),
             num_classes=10,
             merge_token=False,

@@ -189,7 +189,7 @@ def parameters(arch: str, keeps: int, classes: int = 1000) -> int:
 def test_parameter_counts(arch: str, millions: str) -> None:
     with torch.device('meta'):
         model = MergeAR(
-            tokenizer=dict(type='GridOfCodes', grid=(16, 16), split=(6, 12)),
+            tokenizer=dict(type='mergevq_mm.GridOfCodes', grid=(16, 16), split=(6, 12)),
             arch=arch.lower(),
             keep=dict(target=144, candidates=[144, 169, 196, 225, 256]),
         )

@@ -49,7 +49,7 @@ def make(
 ) -> MergeAR | RandAR:
     """A generator for K and K + 3, the same each time, with lively random weights."""
     arguments = dict(
-        tokenizer=dict(type='GridOfCodes', **(tokenizer or {})),
+        tokenizer=dict(type='mergevq_mm.GridOfCodes', **(tokenizer or {})),
         arch=ARCH,
         num_classes=CLASSES,
         keep=dict(target=keep, candidates=candidates or [keep, keep + 3]),
