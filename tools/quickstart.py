@@ -30,11 +30,16 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'quickstart' / 'mergevq_g+r_mnist5k.py'
 WEIGHTS = 'data/weights/efficientnet_lite0.safetensors'
 TARGETS = 'data/mnist5k/efficientnet_lite0_stride16.safetensors'
+MARK = '.quickstart'  # in its work directories
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--work-dir', default='work_dirs/quickstart')
+    parser.add_argument(
+        '--work-dir',
+        help='Defaults to work_dirs/quickstart, with --short to '
+        'work_dirs/quickstart_short; what an earlier quickstart left there is replaced',
+    )
     parser.add_argument(
         '--short',
         action='store_true',
@@ -43,7 +48,38 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--resume', action='store_true', help='go on with a run that was stopped'
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='exit with 1 if a number misses what the quickstart is to reach',
+    )
+    args = parser.parse_args(argv)
+    if args.work_dir is None:
+        args.work_dir = f'work_dirs/quickstart{"_short" if args.short else ""}'
+    return args
+
+
+def clear(work_dir: Path) -> None:
+    """Remove what an earlier quickstart left: its parts belong to its tokenizer.
+
+    Args:
+        work_dir (Path): Folder of the quickstart.
+
+    Raises:
+        ValueError: If the folder holds something that no quickstart has written.
+    """
+    mark = work_dir / MARK
+    if work_dir.is_dir() and any(work_dir.iterdir()) and not mark.is_file():
+        raise ValueError(
+            f'work-dir="{work_dir}" holds files of something else; give a folder that '
+            'is new, empty or of an earlier quickstart.'
+        )
+    for name in ('classifier', 'codes', 'mergear'):
+        shutil.rmtree(work_dir / name, ignore_errors=True)
+    for path in (*work_dir.glob('epoch_*.pth'), work_dir / 'last_checkpoint'):
+        path.unlink(missing_ok=True)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    mark.write_text('Files of tools/quickstart.py, which it replaces when run again.\n')
 
 
 class Clock:
@@ -67,13 +103,24 @@ def run_tool(*arguments: str) -> None:
     subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True)
 
 
+def are_targets_fresh(path: Path) -> bool:
+    """Whether the file holds targets of the teacher that the config names."""
+    from mmengine.config import Config
+    from safetensors import safe_open
+
+    if not path.is_file():
+        return False
+    with safe_open(str(path), 'pt') as file:
+        return file.metadata().get('teacher') == str(Config.fromfile(CONFIG).teacher)
+
+
 def prepare_data() -> None:
     """Write the digits, the teacher's weights and its targets, each once."""
     if not (ROOT / 'data/mnist5k/val').is_dir():
         run_tool('tools/dataset_converters/mnist5k.py')
     if not (ROOT / WEIGHTS).is_file():
         run_tool('tools/model_converters/efficientnet_lite0_to_timm.py', WEIGHTS)
-    if not (ROOT / TARGETS).is_file():
+    if not are_targets_fresh(ROOT / TARGETS):
         run_tool('tools/extract_targets.py', CONFIG, 'data/mnist5k', TARGETS)
 
 
@@ -165,7 +212,9 @@ def probe(cfg: Config, model: nn.Module) -> dict[str, float]:
     return accuracy
 
 
-def generate(cfg: Config, work_dir: Path, short: bool, clock: Clock) -> dict:
+def generate(
+    cfg: Config, work_dir: Path, args: argparse.Namespace, clock: Clock
+) -> dict:
     """Train a generator on the tokenizer's codes, draw digits and judge them.
 
     Returns:
@@ -177,15 +226,15 @@ def generate(cfg: Config, work_dir: Path, short: bool, clock: Clock) -> dict:
 
     tokenizer = find_latest_checkpoint(str(work_dir))
     with clock.phase('classifier'):
-        judge, accuracy = stage2.train_classifier(work_dir, short)
-    gen_cfg = stage2.load_config(work_dir, tokenizer, judge, short)
+        judge, accuracy = stage2.train_classifier(work_dir, args.short)
+    gen_cfg = stage2.load_config(work_dir, tokenizer, judge, args.short, args.resume)
     with clock.phase('codes'):
         stage2.extract_codes(tokenizer, work_dir / 'codes', gen_cfg)
     with clock.phase('generator training'):
         checkpoint = stage2.train(gen_cfg)
     with clock.phase('generation'):
         found, model = stage2.evaluate(gen_cfg, checkpoint)
-        number, turns = (20, 1) if short else (100, 3)
+        number, turns = (20, 1) if args.short else (100, 3)
         speed = stage2.measure_speed(model, number, turns)
         stage2.picture(model, work_dir / 'samples.png')
     return {'classifier': accuracy, **found, 'speed': speed}
@@ -222,12 +271,46 @@ def summarise(
     }
 
 
+def shortfalls(summary: dict) -> list[str]:
+    """What the quickstart is to reach on two cores and has not.
+
+    Args:
+        summary (dict): The content of ``summary.json``.
+
+    Returns:
+        list[str]: A sentence for each number that misses its bar.
+    """
+    probe, drawn = summary['probe'], summary['generation']
+    consistency = [drawn[cache]['consistency'] for cache in ('compressed', 'full')]
+    spread = max(consistency) - min(consistency)
+    above = max(probe['random_encoder'], probe['pixels'])
+    bars = [
+        ('PSNR at K=16 (dB)', summary['reconstruction']['K16']['psnr'], 22.0),
+        ('PSNR at K=64 (dB)', summary['reconstruction']['K64']['psnr'], 25.0),
+        ("probe above the pixels' and a random encoder's (%)", probe['encoder'], above),
+        ("the judge's accuracy on real digits (%)", drawn['classifier'], 97.0),
+        ('class consistency of drawn digits (%)', min(consistency), 90.0),
+        ('what the caches may still differ of 2 points', 2.0 - spread, 0.0),
+        ('what is left of 20 minutes', 20.0 - summary['seconds']['total'] / 60, 0.0),
+    ]
+    return [
+        f'{name} is {value:.2f}, not at least {bar:.2f}.'
+        for name, value, bar in bars
+        if value < bar
+    ]
+
+
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT / 'tools'))
     work_dir = Path(args.work_dir)
     clock = Clock()
+    if not args.resume:
+        try:
+            clear(work_dir)
+        except ValueError as error:
+            sys.exit(f'error: {error}')
     with clock.phase('data'):
         prepare_data()
     cfg = load_config(args)
@@ -237,7 +320,7 @@ def main() -> None:
         metrics, model = evaluate(cfg, work_dir)
     with clock.phase('probe'):
         accuracy = probe(cfg, model)
-    generation = generate(cfg, work_dir, args.short, clock)
+    generation = generate(cfg, work_dir, args, clock)
     summary = summarise(cfg, metrics, accuracy, generation, clock.seconds)
     (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
     for picture in work_dir.rglob('reconstruction_test.png'):
@@ -247,6 +330,11 @@ def main() -> None:
         f'[quickstart] wrote summary.json, reconstructions.png and samples.png into '
         f'{work_dir}'
     )
+    missed = shortfalls(summary)
+    for sentence in missed:
+        print(f'[quickstart] {sentence}')
+    if args.check and missed:
+        sys.exit(1)
 
 
 if __name__ == '__main__':
