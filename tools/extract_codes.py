@@ -2,11 +2,13 @@
 
 Writes shards of memory-mapped files that `mergevq_mm.MergeVQCodes` reads: for each
 image the codes and the group map at each K, of the image and of its mirror image, and
-its class. Images are prepared as in validation (resize, centre crop). An interrupted
-run is continued by the same command; shards that are complete are kept.
+its class. Images are prepared as in validation (resize, centre crop), or with --views N
+as N random crops. An interrupted run is continued by the same command; shards that are
+complete are kept.
 
 Examples (CONFIG=configs/mergevq_g+r.py):
     python tools/extract_codes.py $CONFIG CHECKPOINT data/codes --keep 144 196 256
+    python tools/extract_codes.py $CONFIG CHECKPOINT data/codes --views 10
     python tools/extract_codes.py $CONFIG CHECKPOINT data/val --split val --no-flip
     torchrun --nproc-per-node 8 tools/extract_codes.py $CONFIG CHECKPOINT data/codes
 """
@@ -65,6 +67,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='also encode mirror images; default: yes',
     )
     parser.add_argument(
+        '--views',
+        type=int,
+        default=1,
+        help="random views of each image, by the config's codes_pipeline; with 1 (the "
+        'default) the one view of validation',
+    )
+    parser.add_argument(
         '--shard-size',
         type=int,
         default=25000,
@@ -89,19 +98,29 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 # ---------------------------------------------------------------------- preparation
 
 
-def dataset_config(cfg: Config, split: str) -> dict[str, Any]:
-    """The data set of a split, its images prepared as in validation.
+def dataset_config(cfg: Config, split: str, views: int = 1) -> dict[str, Any]:
+    """The data set of a split, its images prepared as in validation, or as views.
 
     Args:
         cfg (Config): A stage-1 config.
         split (str): 'train', 'val' or 'test'.
+        views (int): Random views of each image by the config's ``codes_pipeline``, or
+            1 for the view of validation. Defaults to 1.
 
     Returns:
         dict: Config of a data set.
 
     Raises:
-        ValueError: If the config lacks the data set or the pipeline of validation.
+        ValueError: If the config lacks the data set or the pipeline, or there are no
+            views.
     """
+    if views < 1:
+        raise ValueError(f'--views {views} leaves nothing to encode; give at least 1.')
+    if views > 1 and 'codes_pipeline' not in cfg:
+        raise ValueError(
+            f'--views {views}: config has no codes_pipeline, which makes the random '
+            'views; add one (see configs/_base_/datasets/), or leave --views out.'
+        )
     loaders = {name: cfg.get(f'{name}_dataloader') or {} for name in (split, 'val')}
     for name, loader in loaders.items():
         if 'pipeline' not in loader.get('dataset', {}):
@@ -109,16 +128,19 @@ def dataset_config(cfg: Config, split: str) -> dict[str, Any]:
                 f'--split {split}: config has no {name}_dataloader.dataset.pipeline; '
                 'choose another split, or a config that has one.'
             )
-    pipeline = loaders['val']['dataset']['pipeline']
-    return {**loaders[split]['dataset'], 'pipeline': pipeline}
+    data = loaders[split]['dataset']
+    if views > 1:
+        images = {**data, 'pipeline': cfg.codes_pipeline}
+        return {'type': 'mergevq_mm.SeededViews', 'dataset': images, 'times': views}
+    return {**data, 'pipeline': loaders['val']['dataset']['pipeline']}
 
 
-def describe_dataset(dataset: Dataset, pipeline: Any) -> tuple[tuple[str, ...], str]:
-    """Names of the classes, and a digest of the images, labels and pipeline.
+def describe_dataset(dataset: Dataset, preparation: Any) -> tuple[tuple[str, ...], str]:
+    """Names of the classes, and a digest of images, labels and how they are prepared.
 
     Args:
         dataset (Dataset): One of mmpretrain's.
-        pipeline (Any): Its config.
+        preparation (Any): Its pipeline, and what else makes the images different.
 
     Returns:
         tuple[tuple[str, ...], str]: Both; the data may be moved to another root.
@@ -126,7 +148,7 @@ def describe_dataset(dataset: Dataset, pipeline: Any) -> tuple[tuple[str, ...], 
     Raises:
         ValueError: If the images have no labels.
     """
-    digest = hashlib.sha256(json.dumps(pipeline, default=str).encode())
+    digest = hashlib.sha256(json.dumps(preparation, default=str).encode())
     number = 0
     for i in range(len(dataset)):
         info = dataset.get_data_info(i)
@@ -220,9 +242,12 @@ def prepare(
     if keeps is None:
         target = cfg.model.get('keep') or tokenizer.length
         keeps = [target if isinstance(target, int) else target['target']]
-    data_cfg = dataset_config(cfg, args.split)
+    data_cfg = dataset_config(cfg, args.split, args.views)
     dataset = DATASETS.build(data_cfg)
-    classes, source = describe_dataset(dataset, data_cfg['pipeline'])
+    preparation = data_cfg.get('pipeline')
+    if args.views > 1:
+        preparation = [cfg.codes_pipeline, args.views, dataset.seed]
+    classes, source = describe_dataset(dataset, preparation)
     header = plan_codes(
         samples=len(dataset),
         shard_size=args.shard_size,

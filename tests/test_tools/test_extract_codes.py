@@ -12,12 +12,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 from tiny_mergevq import SIZE, build_model, run_cfg, write_images
 
 from mergevq_mm.datasets import MergeVQCodes
 from mergevq_mm.models import MergeVQ
 from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+from mergevq_mm.registry import DATASETS
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'extract_codes.py'
 KEEPS, PER_CLASS = (6, 9, 16), 5  # ten images: shards of 4, 4 and 2
@@ -52,10 +54,15 @@ def files(model: MergeVQ, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def extract(tool: ModuleType, files: Path) -> Callable[..., None]:
     """The tool, with small shards and all K."""
 
-    def call(out: Path, *more: str, checkpoint: Path = files / 'tiny.pth') -> None:
+    def call(
+        out: Path,
+        *more: str,
+        checkpoint: Path = files / 'tiny.pth',
+        config: Path = files / 'tiny.py',
+    ) -> None:
         keeps = ['--keep', *map(str, KEEPS)]
         sizes = ['--shard-size', '4', '--batch-size', '3', '--device', 'cpu']
-        paths = [str(files / 'tiny.py'), str(checkpoint), str(out)]
+        paths = [str(config), str(checkpoint), str(out)]
         tool.main([*paths, *keeps, *sizes, *more])
 
     return call
@@ -130,6 +137,47 @@ def test_without_flip_and_keep_and_of_another_split(tool, files, tmp_path, capsy
     out = capsys.readouterr().out
     assert 'encode: 4/4 (100 %), 0:00:00 left' in out
     assert '4 images, K = 9: 1 of 1 shards are in' in out
+
+
+@torch.no_grad()
+def test_random_views_of_each_image(extract, files, model, tmp_path):
+    cfg = Config.fromfile(files / 'tiny.py')
+    crop = dict(type='mmpretrain.RandomCrop', crop_size=SIZE)
+    load, pack = cfg.val_dataloader.dataset.pipeline[0::2]
+    cfg.codes_pipeline = [load, crop, pack]
+    cfg.dump(str(tmp_path / 'views.py'))
+    out, config = tmp_path / 'codes', tmp_path / 'views.py'
+    extract(out, '--views', '3', config=config)
+    dataset = MergeVQCodes(out, flip_prob=0)
+    assert len(dataset) == 3 * 2 * PER_CLASS
+
+    number = 2 * PER_CLASS
+    images = DATASETS.build({**cfg.train_dataloader.dataset, 'pipeline': [load, pack]})
+    different = 0
+    for i in range(number):
+        pixels = images[i]['inputs'].flip(0).float() / 127.5 - 1  # BGR to RGB
+        rows, columns = (edge - SIZE + 1 for edge in pixels.shape[1:])
+        crops = torch.stack(
+            [
+                pixels[:, y : y + SIZE, x : x + SIZE]
+                for y in range(rows)
+                for x in range(columns)
+            ]
+        )
+        possible = {tuple(row) for row in model.encode(crops, 9)[1].index.tolist()}
+        views = [dataset[i + view * number] for view in range(3)]
+        drawn = [tuple(view['inputs']['index_K9'].tolist()) for view in views]
+        assert set(drawn) <= possible
+        assert len({int(view['data_samples'].gt_label) for view in views}) == 1
+        different += len(set(drawn)) > 1
+    assert different > number / 2
+
+    again = tmp_path / 'again'
+    torch.rand(5)  # the state of the process does not matter
+    extract(again, '--views', '3', config=config)
+    assert content(again) == content(out)
+    with pytest.raises(SystemExit, match='begun with samples=30, not 20; give'):
+        extract(out, '--views', '2', config=config)
 
 
 # --------------------------------------------------------------------------- resumption
@@ -227,6 +275,8 @@ def test_refuses_arguments_before_it_writes(extract, files, tmp_path):
         (('--keep', '17'), r'keep=17 lies outside \[1, 16\]'),
         (('--keep', '9', '9'), r'keeps=\[9, 9\] .* give each K once'),
         (('--shard-size', '0'), 'shard_size=0 must be at least 1'),
+        (('--views', '0'), '--views 0 leaves nothing to encode; give at least 1'),
+        (('--views', '2'), 'config has no codes_pipeline'),
         (
             ('--cfg-options', 'val_dataloader.dataset.pipeline.1.crop_size=6'),
             '6x6 pixels do not fit a tokenizer of 8x8',

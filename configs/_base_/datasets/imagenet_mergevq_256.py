@@ -79,6 +79,21 @@ test_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 
+# Random views for generators (tools/extract_codes.py --views 10), as LlamaGen's crops:
+# shorter edge to 1.1 * 256.
+codes_pipeline = [
+    dict(type='mergevq_mm.LoadImage'),
+    dict(
+        type='mmpretrain.ResizeEdge',
+        scale=282,
+        edge='short',
+        backend='pillow',
+        interpolation='bicubic',
+    ),
+    dict(type='mmpretrain.RandomCrop', crop_size=256),
+    dict(type='mmpretrain.PackInputs'),
+]
+
 # The sampler and the workers are mmpretrain's. Inheritance across packages writes a
 # `_scope_` into each dict, which mmengine would hand on to the collate function.
 train_dataloader = dict(

@@ -30,6 +30,20 @@ test_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 
+# What generators learn from (tools/extract_codes.py --views): shifted by up to a pixel
+# and turned a little.
+codes_pipeline = [
+    dict(type='mergevq_mm.LoadImage'),
+    dict(
+        type='mmpretrain.Rotate',
+        magnitude_range=(0, 10),
+        magnitude_std='inf',
+        pad_val=0,
+    ),
+    dict(type='mmpretrain.RandomCrop', crop_size=32, padding=3, pad_val=0),
+    dict(type='mmpretrain.PackInputs'),
+]
+
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,
