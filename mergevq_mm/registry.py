@@ -45,7 +45,7 @@ FUNCTIONS = _child(_root.FUNCTIONS, 'datasets')  # collate and worker functions
 # Networks
 MODELS = _child(_root.MODELS, 'models')
 MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, 'models')
-WEIGHT_INITIALIZERS = _child(_root.WEIGHT_INITIALIZERS, 'models')
+WEIGHT_INITIALIZERS = _child(_root.WEIGHT_INITIALIZERS, 'utils.weight_selection')
 TASK_UTILS = _child(_root.TASK_UTILS, 'models')
 
 # Numbers and pictures

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from mergevq_mm.utils.official_tokenizer import tokenizer_to_ours
 
 FOLDER = Path(
     os.environ.get('MERGEVQ_GOLDEN', Path(__file__).parents[3] / 'shared' / 'golden')
@@ -25,27 +26,6 @@ ARCH = {
     'num_heads': 4,
 }
 
-_RULES = [
-    (r'^encoder\.conv_in', 'backbone.stem.conv_in'),
-    (r'^encoder\.down\.(\d+)\.block', r'backbone.stem.stages.\1'),
-    (r'^encoder\.down\.(\d+)\.downsample', r'backbone.stem.downsamples.\1'),
-    (r'^encoder\.attn\.cls_token', 'backbone.cls_token'),
-    (r'^encoder\.attn\.blocks', 'backbone.layers'),
-    (r'^encoder\.norm_out', 'quantizer.projection.norm'),
-    (r'^encoder\.conv_out', 'quantizer.projection.linear'),
-    (r'^encoder\.dist_head', 'head.alignment.projector'),
-    (r'^decoder\.conv_in', 'decoder.conv_in'),
-    (r'^decoder\.attn\.pos_embed', 'decoder.position'),
-    (r'^decoder\.attn\.blocks', 'decoder.layers'),
-    (r'^decoder\.(norm|conv)_out', r'decoder.\1_out'),
-    (r'nin_shortcut', 'shortcut'),
-]
-_LEVELS = [
-    (r'^decoder\.up\.(\d+)\.block', 'decoder.stages.{}'),
-    (r'^decoder\.up\.(\d+)\.upsample\.conv1', 'decoder.upsamples.{}.conv'),
-    (r'^decoder\.adaptive\.(\d+)', 'decoder.adaptive_norms.{}'),
-]
-
 
 def load(name: str) -> dict[str, np.ndarray]:
     """Read a golden file, or skip the test where it is not there."""
@@ -57,25 +37,13 @@ def load(name: str) -> dict[str, np.ndarray]:
 
 
 def renamed_weights(golden: dict[str, np.ndarray]) -> dict[str, Tensor]:
-    """The golden weights under the names of this package."""
-    stages = len(ARCH['channel_mult'])
-    weights = {}
-    for key, value in golden.items():
-        if not key.startswith(('encoder.', 'decoder.')):
-            continue
-        new = key
-        for pattern, name in _LEVELS:
-            # Theirs are numbered from the full resolution, ours in running order.
-            new = re.sub(
-                pattern, lambda m, n=name: n.format(stages - 1 - int(m[1])), new
-            )
-        for pattern, name in _RULES:
-            new = re.sub(pattern, name, new)
-        tensor = torch.from_numpy(value)
-        if new == 'quantizer.projection.linear.weight':
-            tensor = tensor.flatten(1)  # 1×1 convolution to linear
-        weights[new] = tensor
-    return weights
+    """The golden weights under the names of this package, by the real converter."""
+    weights = {
+        key: torch.from_numpy(value)
+        for key, value in golden.items()
+        if key.startswith(('encoder.', 'decoder.'))
+    }
+    return tokenizer_to_ours(weights, img_size=32, num_heads=4).weights
 
 
 def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mergevq_mm.models.generators import MergeAR
+from mergevq_mm.utils.official_generator import generator_to_ours
 
 FOLDER = Path(
     os.environ.get('MERGEVQ_GOLDEN', Path(__file__).parents[4] / 'shared' / 'golden')
@@ -20,22 +20,6 @@ FOLDER = Path(
 TOLERANCE = {'rtol': 1e-4, 'atol': 5e-5}
 LENGTH = 16
 
-_RULES = [
-    (r'^spatial_blocks', 'transformer.blocks'),
-    (r'^factorized_blocks', 'head.transformer.blocks'),
-    (r'attention\.wqkv', 'attn.qkv'),
-    (r'attention\.wo', 'attn.proj'),
-    (r'attention_norm', 'norm1'),
-    (r'ffn_norm', 'norm2'),
-    (r'feed_forward\.w1', 'ffn.fc1_g'),
-    (r'feed_forward\.w3', 'ffn.fc1_x'),
-    (r'feed_forward\.w2', 'ffn.fc2'),
-    (r'^class_emb\.embedding_table', 'class_embedding'),
-    (r'^pre_emb', 'embedding.parts.0'),
-    (r'^post_emb', 'embedding.parts.1'),
-    (r'^norm', 'head.norm'),
-    (r'^head\.(\d)', r'head.heads.\1'),
-]
 _ANSWERS = ('pre', 'post', 'label', 'logits_pre', 'logits_post', 'config')
 
 
@@ -73,11 +57,6 @@ class Golden:
 
 
 def renamed(arrays: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The golden weights under the names of this package."""
-    weights = {}
-    for key, value in arrays.items():
-        if key not in _ANSWERS:
-            for pattern, name in _RULES:
-                key = re.sub(pattern, name, key)
-            weights[key] = value
-    return weights
+    """The golden weights under the names of this package, by the real converter."""
+    weights = {key: value for key, value in arrays.items() if key not in _ANSWERS}
+    return generator_to_ours(weights, num_heads=4).weights

@@ -1,0 +1,124 @@
+"""The models that the configs of this package describe, by name.
+
+``model-index.yml`` and the metafiles that it imports have mmpretrain's format and are
+read with the same library. They lie in the repository, and in an installed package
+under ``.mim``, where OpenMMLab's tools look for them.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelindex.models.Model import Model
+
+INDEX = 'model-index.yml'
+
+
+def index_root() -> Path:
+    """Folder of ``model-index.yml`` and ``configs``.
+
+    Returns:
+        Path: ``mergevq_mm/.mim`` of an installed package, or the repository.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / '.mim', package.parent):
+        if (folder / INDEX).is_file() and (folder / 'configs').is_dir():
+            return folder
+    raise FileNotFoundError(
+        f'"{package}" has no {INDEX} beside it: install the package again, from a '
+        'wheel or with pip install -e.'
+    )
+
+
+@lru_cache(maxsize=1)
+def _models() -> dict[str, Model]:
+    """All models by name in lower case."""
+    from modelindex.load_model_index import load
+
+    index = load(str(index_root() / INDEX))
+    index.build_models_with_collections()
+    models: dict[str, Model] = {}
+    for model in index.models:
+        name = model.name.lower()
+        if name in models:
+            raise ValueError(
+                f'The name {model.name} stands twice, in {model.filepath} and '
+                f'{models[name].filepath}; rename one of them.'
+            )
+        models[name] = model
+    return models
+
+
+def model_info(name: str) -> Model:
+    """What the metafile says of a model.
+
+    Args:
+        name (str): Its name, in any case.
+
+    Returns:
+        modelindex.models.Model: With ``config``, the absolute path of its config,
+        ``weights`` (None where none are published), ``metadata``, ``results``.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    models = _models()
+    if name.lower() not in models:
+        import difflib
+
+        close = difflib.get_close_matches(name.lower(), models, n=3, cutoff=0.4)
+        hint = f' (did you mean {", ".join(close)}?)' if close else ''
+        raise ValueError(
+            f'model="{name}" is not known{hint}; choose one of '
+            'mergevq_mm.list_models(), or give the path of a config or of a folder.'
+        )
+    info = copy.deepcopy(models[name.lower()])
+    info.config = str(index_root() / info.config)
+    return info
+
+
+def list_models(
+    pattern: str | None = None,
+    exclude_patterns: list[str] | None = None,
+    task: str | None = None,
+) -> list[str]:
+    """List the names of the models.
+
+    Args:
+        pattern (str, optional): What a name begins with, with wildcards. Defaults to
+            None, all.
+        exclude_patterns (list[str], optional): The same of names to leave out. Defaults
+            to None.
+        task (str, optional): A task that the paper reports results of, such as 'Image
+            Generation'; 'null' for models without results. Defaults to None.
+
+    Returns:
+        list[str]: In alphabetical order.
+
+    Examples:
+        >>> import mergevq_mm
+        >>> mergevq_mm.list_models('mergevq_r')
+        ['mergevq_r', 'mergevq_r_k64']
+    """
+    models = _models()
+    names = set(models)
+    if pattern is not None:
+        names = set(fnmatch.filter(names, pattern.lower() + '*'))
+    for excluded in exclude_patterns or []:
+        names -= set(fnmatch.filter(names, excluded.lower() + '*'))
+    if task is not None:
+        names = {name for name in names if task in _tasks(models[name])}
+    return sorted(names)
+
+
+def _tasks(model: Model) -> set[str]:
+    """Tasks of a model's results; 'null' where it has none."""
+    return {result.task for result in model.results or []} or {'null'}

@@ -1,0 +1,234 @@
+"""A model as a folder: safetensors, its config and a card; written and read.
+
+::
+
+    model.safetensors   the weights
+    config.json         what from_pretrained builds the model from
+    config.py           the same for tools/test.py and FrozenTokenizer
+    README.md           a model card
+    tokenizer/          of a generator: its tokenizer, such a folder again
+
+Reading takes ``config.json`` and the safetensors files. Neither can hold code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..version import __version__
+from .checkpoint_file import load_checkpoint_file
+from .fileio import write_atomically
+from .published import TOKENIZER_FOLDER, WEIGHTS, check_published
+
+CONFIG = 'config.json'
+
+
+def write_folder(
+    folder: str | os.PathLike,
+    model: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a published model.
+
+    Args:
+        folder (str | PathLike): Where; made if it is not there.
+        model (Mapping): Published config.
+        weights (Mapping[str, Tensor]): Contiguous, on the CPU.
+        metadata (Mapping, optional): What else to tell of it, as JSON has it. Defaults
+            to None.
+
+    Returns:
+        Path: The folder.
+
+    Raises:
+        ValueError: If the config is none that could be read again.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    model = json.loads(json.dumps(model))  # tuples become lists, as when it is read
+    check_published(model, f'The config for "{folder}"')
+    folder.mkdir(parents=True, exist_ok=True)
+    # The config goes first and comes last: without it a folder is no model.
+    (folder / CONFIG).unlink(missing_ok=True)
+    part = folder / (WEIGHTS + '.part')
+    # One entry alone: several would come in any order, and equal models differ.
+    save_file(dict(weights), part, {'format': 'pt'})
+    part.chmod(0o644)  # it comes out readable for its owner alone
+    os.replace(part, folder / WEIGHTS)
+    described = {
+        **describe(model, weights),
+        **(metadata or {}),
+        'mergevq_mm': __version__,
+    }
+    write_text(folder / 'README.md', model_card(model, described))
+    write_text(folder / 'config.py', config_text(model))
+    content = {'model': model, 'metadata': described}
+    write_text(folder / CONFIG, json.dumps(content, indent=2) + '\n')
+    return folder
+
+
+def read_folder(
+    folder: str | os.PathLike,
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """Read a published model; builds nothing and runs nothing.
+
+    Args:
+        folder (str | PathLike): Of :func:`write_folder`.
+
+    Returns:
+        tuple[dict, dict, dict]: Config, weights and metadata.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is damaged, or the config names what it must not.
+    """
+    folder = Path(folder)
+    model, metadata = read_config(folder)
+    return model, load_checkpoint_file(folder / WEIGHTS), metadata
+
+
+def read_config(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read and check the config of a published model.
+
+    Args:
+        folder (str | PathLike): Of :func:`write_folder`.
+
+    Returns:
+        tuple[dict, dict]: Config and metadata.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, or names what it must not.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'"{folder}" has no {CONFIG}; give a folder that save_pretrained wrote.'
+        )
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(
+            f'"{path}" is damaged ({error}); fetch or save the model again.'
+        ) from None
+    content = content if isinstance(content, dict) else {}
+    check_published(content.get('model'), f'"{path}"')
+    return content['model'], dict(content.get('metadata') or {})
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Give a module all of its weights, or leave it as it is.
+
+    Args:
+        module (nn.Module): Of the architecture that the weights are of.
+        weights (Mapping[str, Tensor]): All of them, and no others.
+        source (str): How to name them in the error.
+
+    Raises:
+        ValueError: If names or shapes differ.
+    """
+    check_fit(module, weights, source)
+    module.load_state_dict(dict(weights))
+
+
+def check_fit(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not exactly a module's; see :func:`fill`."""
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in weights]
+    unknown = [name for name in weights if name not in expected]
+    if missing or unknown:
+        example = (missing or unknown)[0]
+        raise ValueError(
+            f'{source} has {len(expected) - len(missing)} of the {len(expected)} '
+            f'tensors of {type(module).__name__}, and {len(unknown)} others (such as '
+            f'{example}); nothing was loaded: give weights of this architecture.'
+        )
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise ValueError(
+                f'{source} has {name} of shape {tuple(value.shape)} where '
+                f'{type(module).__name__} needs {tuple(expected[name].shape)}; nothing '
+                'was loaded: give weights of this architecture.'
+            )
+
+
+def describe(model: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Number of parameters, in all and by part."""
+    parts: dict[str, int] = {}
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            continue  # a grid, or a count of steps
+        part = name.partition('.')[0]
+        parts[part] = parts.get(part, 0) + value.numel()
+    return {'type': model['type'], 'parameters': sum(parts.values()), 'parts': parts}
+
+
+def tensor_bytes(path: str | os.PathLike) -> int:
+    """Bytes of the tensors that a safetensors file announces, without its header.
+
+    Args:
+        path (str | PathLike): The file.
+
+    Returns:
+        int: Bytes.
+    """
+    with open(path, 'rb') as file:
+        (length,) = struct.unpack('<Q', file.read(8))
+        header = json.loads(file.read(length))
+    header.pop('__metadata__', None)
+    return sum(
+        end - begin for begin, end in (v['data_offsets'] for v in header.values())
+    )
+
+
+def config_text(model: Mapping[str, Any]) -> str:
+    """The config as a python file of OpenMMLab."""
+    from mmengine.config import Config
+
+    config = Config(
+        {
+            'default_scope': 'mmpretrain',
+            'custom_imports': {
+                'imports': ['mergevq_mm'],
+                'allow_failed_imports': False,
+            },
+            'model': dict(model),
+        }
+    )
+    return config.pretty_text
+
+
+def model_card(model: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Text of the card: what it is, how big, how to load it."""
+    rows = ''.join(f'| {name} | {n:,} |\n' for name, n in metadata['parts'].items())
+    notes = ''.join(
+        f'* {name}: {value}\n'
+        for name, value in metadata.items()
+        if name not in ('parts', 'parameters', 'type')
+    )
+    if 'tokenizer' in model:
+        notes += f'* the tokenizer lies in `{TOKENIZER_FOLDER}/`\n'
+    kind = model['type'].rpartition('.')[2]
+    return (
+        '---\nlibrary_name: mergevq_mm\ntags:\n- mergevq\n'
+        f'- {kind.lower()}\n---\n\n# {kind}\n\n'
+        'Weights of [MergeVQ](https://arxiv.org/abs/2504.00999) (CVPR 2025) for '
+        '`mergevq_mm`.\n\n```python\nimport mergevq_mm\n\n'
+        "model = mergevq_mm.from_pretrained('FOLDER_OR_REPOSITORY')\n```\n\n"
+        f'| part | parameters |\n| --- | --- |\n{rows}'
+        f'| all | {metadata["parameters"]:,} |\n\n{notes}'
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
+    write_atomically(text.encode('utf-8'), path)
