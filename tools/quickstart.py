@@ -49,6 +49,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--resume', action='store_true', help='go on with a run that was stopped'
     )
     parser.add_argument(
+        '--all-modes',
+        action='store_true',
+        help='train and measure the K-code and the random-order generator too',
+    )
+    parser.add_argument(
         '--check',
         action='store_true',
         help='exit with 1 if a number misses what the quickstart is to reach',
@@ -74,7 +79,7 @@ def clear(work_dir: Path) -> None:
             f'work-dir="{work_dir}" holds files of something else; give a folder that '
             'is new, empty or of an earlier quickstart.'
         )
-    for name in ('classifier', 'codes', 'mergear'):
+    for name in ('classifier', 'codes', 'raster', 'distinct', 'random'):
         shutil.rmtree(work_dir / name, ignore_errors=True)
     for path in (*work_dir.glob('epoch_*.pth'), work_dir / 'last_checkpoint'):
         path.unlink(missing_ok=True)
@@ -215,11 +220,11 @@ def probe(cfg: Config, model: nn.Module) -> dict[str, float]:
 def generate(
     cfg: Config, work_dir: Path, args: argparse.Namespace, clock: Clock
 ) -> dict:
-    """Train a generator on the tokenizer's codes, draw digits and judge them.
+    """Train generators on the tokenizer's codes, draw digits and judge them.
 
     Returns:
-        dict: The judge's accuracy on real digits, for each cache the numbers of the
-        digits drawn with it, and the speed of each way to draw.
+        dict: The judge's accuracy on real digits, for each cache (and each other mode)
+        the numbers of the digits drawn with it, and the speed of each way to draw.
     """
     import quickstart_generator as stage2
     from mmengine.runner import find_latest_checkpoint
@@ -227,17 +232,30 @@ def generate(
     tokenizer = find_latest_checkpoint(str(work_dir))
     with clock.phase('classifier'):
         judge, accuracy = stage2.train_classifier(work_dir, args.short)
-    gen_cfg = stage2.load_config(work_dir, tokenizer, judge, args.short, args.resume)
-    with clock.phase('codes'):
-        stage2.extract_codes(tokenizer, work_dir / 'codes', gen_cfg)
-    with clock.phase('generator training'):
-        checkpoint = stage2.train(gen_cfg)
+
+    def trained(mode: str) -> tuple[Config, str]:
+        files = (work_dir, tokenizer, judge)
+        gen_cfg = stage2.load_config(mode, *files, args.short, args.resume)
+        if mode == 'raster':
+            with clock.phase('codes'):
+                stage2.extract_codes(tokenizer, work_dir / 'codes', gen_cfg)
+        with clock.phase(f'generator training ({mode})'):
+            return gen_cfg, stage2.train(gen_cfg)
+
+    raster = trained('raster')
+    found = {}
     with clock.phase('generation'):
-        found, model = stage2.evaluate(gen_cfg, checkpoint)
+        for cache in stage2.CACHES:
+            found[cache], model = stage2.evaluate(*raster, cache=cache)
         number, turns = (20, 1) if args.short else (100, 3)
-        speed = stage2.measure_speed(model, number, turns)
+        found['speed'] = stage2.measure_speed(model, number, turns)
         stage2.picture(model, work_dir / 'samples.png')
-    return {'classifier': accuracy, **found, 'speed': speed}
+    for mode in ('distinct', 'random') if args.all_modes else ():
+        gen_cfg, checkpoint = trained(mode)
+        with clock.phase(f'generation ({mode})'):
+            found[mode], model = stage2.evaluate(gen_cfg, checkpoint)
+            stage2.picture(model, work_dir / f'samples_{mode}.png')
+    return {'classifier': accuracy, **found}
 
 
 def summarise(

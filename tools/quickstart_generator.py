@@ -1,4 +1,4 @@
-"""The quickstart's second half: a small MergeAR on the codes of the tokenizer."""
+"""The quickstart's second half: small generators on the codes of the tokenizer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
     from mergevq_mm.models.generators import MergeAR
+    from mergevq_mm.models.generators.code_generator import CodeGenerator
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = 'configs/quickstart/mergevq_g+r_mnist5k.py'
-GENERATOR = 'configs/quickstart/mergear_mnist5k.py'
+# Ways to draw an image: the whole raster, its K codes in order, or in random order.
+GENERATORS = {
+    'raster': 'configs/quickstart/mergear_mnist5k.py',
+    'distinct': 'configs/quickstart/mergear_mnist5k_distinct.py',
+    'random': 'configs/quickstart/randar_mnist5k.py',
+}
 CLASSIFIER = 'configs/quickstart/lenet5_mnist5k.py'
 CACHES = ('compressed', 'full')
 JUDGE = 97.0  # per cent of the held-out digits that it must know
@@ -78,19 +84,31 @@ def extract_codes(checkpoint: str, out: Path, cfg: Config) -> None:
 
 
 def load_config(
+    mode: str,
     work_dir: Path,
     tokenizer: str,
     judge: Path,
     short: bool = False,
     resume: bool = False,
 ) -> Config:
-    """The generator's config with the files of this quickstart."""
+    """The config of a generator with the files of this quickstart.
+
+    Args:
+        mode (str): One of ``GENERATORS``.
+        work_dir (Path): Of the quickstart.
+        tokenizer (str): Checkpoint of the tokenizer.
+        judge (Path): Checkpoint of the classifier.
+        short (bool): Whether two epochs on a few digits will do. Defaults to False.
+        resume (bool): Whether to go on with a run that was stopped. Defaults to False.
+
+    Returns:
+        Config: Ready to train and to test.
+    """
     from train import merge_args, parse_args
 
     from mergevq_mm.utils.config import load_config as read
 
-    folder = work_dir / 'mergear'
-    flags = [str(ROOT / GENERATOR), '--work-dir', str(folder)]
+    flags = [str(ROOT / GENERATORS[mode]), '--work-dir', str(work_dir / mode)]
     args = parse_args(flags + ['--resume'] * resume)
     cfg = merge_args(read(args.config), args)
     cfg.model.tokenizer.checkpoint = tokenizer
@@ -112,29 +130,35 @@ def train(cfg: Config) -> str:
     return find_latest_checkpoint(cfg.work_dir)
 
 
-def evaluate(cfg: Config, checkpoint: str) -> tuple[dict[str, Any], MergeAR]:
-    """Fréchet distance, class consistency and cache of the images of each cache.
+def evaluate(
+    cfg: Config, checkpoint: str, **sample_cfg: Any
+) -> tuple[dict[str, Any], CodeGenerator]:
+    """Fréchet distance, class consistency and cache of drawn images.
+
+    Args:
+        cfg (Config): Of the generator.
+        checkpoint (str): Its weights.
+        **sample_cfg (Any): How to draw, where it differs from the config.
 
     Returns:
-        tuple[dict, MergeAR]: For each cache its numbers, and the generator.
+        tuple[dict, CodeGenerator]: The numbers, and the generator.
     """
     from mmengine.runner import Runner
 
     from mergevq_mm.engine.testing import run_test
 
-    found = {}
-    for cache in CACHES:
-        test = cfg.copy()
-        test.resume, test.load_from = False, checkpoint
-        test.model.sample_cfg.cache = cache
-        # The checkpoint's weights are the averaged ones already.
-        test.custom_hooks = [h for h in test.custom_hooks if 'EMA' not in h['type']]
-        test.experiment_name = f'quickstart_{cache}_test'
-        runner = Runner.from_cfg(test)
-        metrics = run_test(runner)
-        found[cache] = {
-            name: round(float(metrics[f'gen/{name}']), 4) for name in NUMBERS
-        }
+    cfg = cfg.copy()
+    cfg.resume, cfg.load_from = False, checkpoint
+    cfg.model.sample_cfg.update(sample_cfg)
+    # The checkpoint's weights are the averaged ones already.
+    cfg.custom_hooks = [h for h in cfg.custom_hooks if 'EMA' not in h['type']]
+    cfg.experiment_name = '_'.join(
+        ('quickstart_test', Path(cfg.work_dir).name, *map(str, sample_cfg.values()))
+    )
+    runner = Runner.from_cfg(cfg)
+    metrics = run_test(runner)
+    found = {name: metrics.get(f'gen/{name}') for name in NUMBERS}
+    found = {k: round(float(v), 4) for k, v in found.items() if v is not None}
     return found, runner.model
 
 
