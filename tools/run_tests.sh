@@ -1,12 +1,25 @@
 #!/usr/bin/env bash
 # Set up .venv if needed and run the tests (under 10 minutes on two cores).
 #
-#   bash tools/run_tests.sh                    all of them
+#   bash tools/run_tests.sh                    all but the two parts below
 #   bash tools/run_tests.sh -m "not slow"      arguments go to pytest
+#   bash tools/run_tests.sh --downstream       with mmdet and mmseg, installed first
+#   bash tools/run_tests.sh --faults           runs that are killed, full disks ...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-bash tools/setup_env.sh
+part=()
+case "${1:-}" in
+--downstream | --faults)
+    part=("tests/${1#--}")
+    shift
+    ;;
+esac
+if [ "${part[*]:-}" = tests/downstream ]; then
+    bash tools/setup_env.sh --downstream
+else
+    bash tools/setup_env.sh
+fi
 cores=$(.venv/bin/python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
 export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
@@ -16,6 +29,6 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 echo "[tests] running pytest with $OMP_NUM_THREADS threads"
 start=$SECONDS
 status=0
-.venv/bin/python -m pytest "$@" || status=$?
+.venv/bin/python -m pytest ${part[@]+"${part[@]}"} "$@" || status=$?
 echo "[tests] finished in $((SECONDS - start)) s"
 exit "$status"
