@@ -146,8 +146,12 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
 
 def main() -> None:
     args = parse_args()
+    from mergevq_mm.utils.config_check import check_config
+
     try:
         cfg = merge_args(config_utils.load_config(args.config), args)
+        check_config(cfg)
+        config_utils.check_work_dir(cfg.work_dir)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
 

@@ -102,10 +102,29 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
+def check(cfg: Config) -> None:
+    """Find what would stop the run later: before anything is built or written.
+
+    Args:
+        cfg (Config): The value of :func:`merge_args`.
+
+    Raises:
+        ValueError: If a key, a type or the work_dir is wrong or in use.
+    """
+    from mergevq_mm.engine.work_dir_lock import check_free
+    from mergevq_mm.utils.config_check import check_config
+
+    check_config(cfg)
+    if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
+        config_utils.check_work_dir(cfg.work_dir)
+        check_free(cfg.work_dir)
+
+
 def main() -> None:
     args = parse_args()
     try:
         cfg = merge_args(config_utils.load_config(args.config), args)
+        check(cfg)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
 
@@ -115,9 +134,14 @@ def main() -> None:
     from mergevq_mm.utils.distributed import end_process_group
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    runner.train()
+    code = None
+    try:
+        runner.train()
+    except SystemExit as stop:  # all ranks were asked to stop, and have saved
+        code = stop.code
     del runner
     end_process_group()
+    sys.exit(code)
 
 
 if __name__ == '__main__':

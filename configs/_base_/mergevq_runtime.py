@@ -12,6 +12,11 @@ default_hooks = dict(
         interval=1,
         max_keep_ckpts=3,
     ),
+    # SIGTERM and Ctrl-C save before they end the run; a second run in this work_dir is
+    # refused; images that cannot be read are listed (docs/reliability.md).
+    preemption=dict(type='mergevq_mm.PreemptionHook'),
+    work_dir_lock=dict(type='mergevq_mm.WorkDirLockHook'),
+    damaged_files=dict(type='mergevq_mm.DamagedFilesHook'),
 )
 
 custom_hooks = [

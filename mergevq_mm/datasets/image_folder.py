@@ -12,6 +12,7 @@ from mmpretrain.datasets import ImageNet
 from mergevq_mm.registry import DATASETS
 
 from .layout import check_classes, check_labels, check_root, expected_tree
+from .links import check_links
 from .shared_marks import SharedMarks
 from .transforms.load_image import UnreadableImageError
 
@@ -26,7 +27,8 @@ class ImageFolder(ImageNet):
 
     *Layout.* A missing root, no class folder, an empty class folder or a number of
     classes other than ``num_classes`` is an error at construction that draws the
-    expected tree.
+    expected tree; so is a folder that may not be read, and a link that leads back to a
+    folder above it.
 
     *Bad images.* In training an image that :class:`LoadImage` cannot read is
     replaced by the next one of the list (so the replacement is deterministic and
@@ -45,12 +47,14 @@ class ImageFolder(ImageNet):
         num_classes (int, optional): How many classes there must be. None accepts
             any number. Defaults to None.
         max_bad (int | float): How many bad images a training run survives: a number
-            if ``int``, a fraction of the data set if ``float``. Defaults to 0.001.
+            if ``int``, a fraction of the data set if ``float``. Defaults to 0.01, one
+            per cent.
         **kwargs: Further arguments of :class:`mmpretrain.datasets.ImageNet`.
 
     Raises:
         FileNotFoundError: If the root, the class folders or ``ann_file`` are missing.
-        ValueError: If a class folder is empty or an argument is out of range.
+        ValueError: If a class folder is empty or cannot be read, a link leads in a
+            circle, or an argument is out of range.
     """
 
     METAINFO: dict = {}  # classes are named by their folders, not by ImageNet
@@ -60,7 +64,7 @@ class ImageFolder(ImageNet):
         data_root: str = '',
         split: str = '',
         num_classes: int | None = None,
-        max_bad: int | float = 0.001,
+        max_bad: int | float = 0.01,
         **kwargs: Any,
     ) -> None:
         if split not in ('', 'train', 'val', 'test'):
@@ -90,6 +94,8 @@ class ImageFolder(ImageNet):
     def _find_samples(self) -> list:
         """Find the images of the class folders, checking the layout first."""
         check_root(self.img_prefix, self.data_root, self.split)
+        if '://' not in self.img_prefix:
+            check_links(self.img_prefix)
         if self.with_label:
             self._check_class_folders()
         return super()._find_samples()
@@ -147,7 +153,7 @@ class ImageFolder(ImageNet):
         """int: The number of bad images that a training run survives."""
         if isinstance(self.max_bad, int):
             return self.max_bad
-        return int(self.max_bad * len(self))
+        return int(self.max_bad * len(self) + 1e-6)  # 0.29 * 100 is 28.999…
 
     def bad_files(self) -> list[str]:
         """List the images that were found unreadable so far.

@@ -6,12 +6,14 @@ otherwise leave it random with a warning.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.logging import print_log
 from torch import nn
 
 from .checkpoint_file import (
@@ -19,6 +21,7 @@ from .checkpoint_file import (
     find_latest_checkpoint,
     load_checkpoint_file,
 )
+from .published import TRAINING_ONLY
 
 __all__ = [
     'LoadReport',
@@ -151,11 +154,9 @@ def load_pretrained(
     try:
         module.load_state_dict(state_dict, strict=False)
     except RuntimeError as error:
-        lines = str(error).splitlines()
-        reason = lines[min(1, len(lines) - 1)].strip().rstrip('.')
         raise ValueError(
-            f'Checkpoint {source} does not fit {type(module).__name__}: {reason}; '
-            'give one of the same architecture.'
+            f'Checkpoint {source} does not fit {type(module).__name__}: '
+            f'{_first_reason(error)}; give one of the same architecture.'
         ) from error
     _log_report(module, source, report)
     return report
@@ -187,8 +188,6 @@ def _few(keys: Mapping[str, Any], count: int = 3) -> str:
 
 def _log_report(module: nn.Module, source: str, report: LoadReport) -> None:
     """Log what was loaded in one line."""
-    from mmengine.logging import print_log
-
     text = f'Loaded {len(report.matched)} tensors from {source} into '
     text += type(module).__name__
     for name in ('missing', 'unexpected'):
@@ -199,29 +198,84 @@ def _log_report(module: nn.Module, source: str, report: LoadReport) -> None:
 
 
 def check_state_dict_matches(
-    module: nn.Module, checkpoint: dict[str, Any], source: str = 'The checkpoint'
+    module: nn.Module,
+    checkpoint: dict[str, Any],
+    source: str = 'The checkpoint',
+    complete: bool = False,
 ) -> None:
-    """Normalise the keys of a checkpoint to a model's, and refuse a foreign one.
+    """Normalise the keys of a checkpoint to a model's, and refuse one of another model.
 
-    mmengine's ``load_from`` and ``test.py`` load non-strictly: a checkpoint of which
-    no key matches leaves the model random with a warning. Here it is an error.
+    mmengine's ``load_from`` and ``test.py`` load non-strictly: what does not fit stays
+    random, with a warning. Here it is an error.
 
     Args:
         module (nn.Module): The model about to be filled.
         checkpoint (dict): Content of a checkpoint; its ``state_dict`` is replaced.
         source (str): How to name it in the error. Defaults to 'The checkpoint'.
+        complete (bool): Whether everything but the parts that only training needs has
+            to be there, as in a test. Defaults to False: what is missing (a new head)
+            is counted in a warning.
 
     Raises:
-        ValueError: If no key matches.
+        ValueError: If no key matches, a tensor has another shape, or with ``complete``
+            one is missing.
     """
     expected = normalize_keys(module.state_dict(), {})
     found = get_state_dict(checkpoint)
     state_dict = normalize_keys(found, expected)
+    kind = type(module).__name__
     if expected and not (state_dict.keys() & expected.keys()):
         raise ValueError(
-            f'{source} fills none of the {len(expected)} keys of '
-            f'{type(module).__name__}: expected keys like {_few(expected)} but found '
-            f'{_few(found)}; give a checkpoint of this model.'
+            f'{source} fills none of the {len(expected)} keys of {kind}: expected keys '
+            f'like {_few(expected)} but found {_few(found)}; give a checkpoint of this '
+            'model.'
+        )
+    _check_shapes(module, state_dict, source)
+    missing = [
+        key
+        for key in expected
+        if key not in state_dict and not key.endswith('num_batches_tracked')
+    ]
+    needed = [key for key in missing if not key.startswith(TRAINING_ONLY)]
+    if complete and needed:
+        raise ValueError(
+            f'{source} lacks {len(needed)} of the {len(expected)} keys of {kind} '
+            f'({_few(dict.fromkeys(needed))}), which would stay random; give a '
+            'checkpoint of this model, or the config that it was trained with.'
+        )
+    if missing:
+        print_log(
+            f'{source} lacks {len(missing)} of the {len(expected)} keys of {kind} '
+            f'({_few(dict.fromkeys(missing))}); they keep their initial values.',
+            logger='current',
+            level=logging.WARNING,
         )
     if state_dict.keys() != found.keys() or 'state_dict' not in checkpoint:
         checkpoint['state_dict'] = state_dict
+
+
+def _check_shapes(
+    module: nn.Module, state_dict: Mapping[str, torch.Tensor], source: str
+) -> None:
+    """Refuse tensors of another shape, unless the module itself adapts them."""
+    given = {}  # under the module's own names, which wrappers may have changed
+    for key, value in module.state_dict().items():
+        plain = '.'.join(part for part in key.split('.') if part not in _WRAPPERS)
+        other = state_dict.get(plain, state_dict.get(key))
+        if other is not None and isinstance(value, torch.Tensor):
+            given[key] = (other, other.shape == value.shape)
+    if all(same for _, same in given.values()):
+        return
+    try:  # position embeddings are resized by hooks, which only loading calls
+        module.load_state_dict({k: other for k, (other, _) in given.items()}, False)
+    except RuntimeError as error:
+        raise ValueError(
+            f'{source} does not fit {type(module).__name__}: {_first_reason(error)}; '
+            'give one of the same architecture, or the config that it was trained with.'
+        ) from error
+
+
+def _first_reason(error: RuntimeError) -> str:
+    """The first line of torch's list of what does not fit."""
+    lines = str(error).splitlines()
+    return lines[min(1, len(lines) - 1)].strip().rstrip('.')

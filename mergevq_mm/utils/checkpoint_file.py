@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import logging
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 from urllib.parse import urlparse
@@ -29,6 +30,10 @@ MapLocation = Optional[Union[str, torch.device]]
 
 def fetch_file(path_or_url: str | os.PathLike) -> Path:
     """Find a file on the disk, or fetch it into torch's hub folder, once a machine.
+
+    A name that ends in eight digits of its content's SHA-256, such as
+    'vgg16-397923af.pth', is checked against them and kept as it is. Any other one gets
+    a hash of its URL: two servers may both have a 'model.safetensors'.
 
     Args:
         path_or_url (str | PathLike): Path or URL of a file.
@@ -50,12 +55,12 @@ def fetch_file(path_or_url: str | os.PathLike) -> Path:
 
     from mmengine.dist import barrier, get_local_rank, is_distributed
 
-    path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(name).path).name)
+    path, digits = _place_in_cache(name)
     problem = None
     if not path.is_file() and (not is_distributed() or get_local_rank() == 0):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(name, str(path))
+            torch.hub.download_url_to_file(name, str(path), hash_prefix=digits)
         except Exception as error:
             problem = error
     barrier()
@@ -65,6 +70,20 @@ def fetch_file(path_or_url: str | os.PathLike) -> Path:
             'a local file.'
         ) from problem
     return path
+
+
+def _place_in_cache(url: str) -> tuple[Path, str | None]:
+    """Where a URL's file is kept, and the first digits of its SHA-256 if known."""
+    name = Path(urlparse(url).path).name
+    match = re.search(r'-([0-9a-f]{8})\.\w+$', name)
+    digits = match and match.group(1)
+    if digits and re.fullmatch(r'(19|20)\d{6}', digits):
+        digits = None  # a date, such as 20230426
+    if not digits:
+        stem, suffix = os.path.splitext(name)
+        mark = hashlib.sha256(url.encode()).hexdigest()[:12]
+        name = f'{stem}-url{mark}{suffix}'
+    return Path(torch.hub.get_dir(), 'checkpoints', name), digits
 
 
 def load_checkpoint_file(
@@ -217,7 +236,7 @@ def find_latest_checkpoint(path: str | os.PathLike) -> str | None:
             named = Path(last) if Path(last).is_file() else folder / Path(last).name
             candidates, folder = [named], named.parent
     others = [p for p in folder.glob('*.pth') if re.match(r'(epoch|iter)_\d+', p.name)]
-    others.sort(key=lambda p: int(re.findall(r'\d+', p.name)[0]), reverse=True)
+    others.sort(key=_progress(others), reverse=True)
     candidates += [p for p in others if p not in candidates]
     for candidate in candidates:
         if is_whole(candidate):
@@ -233,6 +252,23 @@ def find_latest_checkpoint(path: str | os.PathLike) -> str | None:
         )
     print_log(f'No checkpoint to resume from in "{folder}".', logger='current')
     return None
+
+
+def _progress(paths: list[Path]) -> Callable[[Path], int]:
+    """How far a checkpoint is: by its name or, where names count both, its content."""
+    kinds = {path.name.split('_')[0] for path in paths}
+
+    def progress(path: Path) -> int:
+        number = int(re.findall(r'\d+', path.name)[0])
+        if len(kinds) == 1 or path.name.startswith('iter_'):
+            return number
+        try:  # an epoch beside iterations: a run that was stopped within an epoch
+            content = torch.load(path, 'meta', weights_only=True, mmap=True)
+            return int(content['meta']['iter'])
+        except Exception:  # damaged or foreign: last
+            return -1
+
+    return progress
 
 
 def is_whole(path: str | os.PathLike) -> bool:

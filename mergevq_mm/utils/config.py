@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,7 +145,8 @@ def complete_dataloaders(
     """Fill in what mmpretrain's tools add to each dataloader.
 
     Lists of loaders (mmagic's multi-loops) are completed one by one. Where there are
-    no workers, ``persistent_workers`` is off, as torch refuses it.
+    no workers, ``persistent_workers`` is off, as torch refuses it. Images of mmdet and
+    mmseg differ in size: there mmengine's own way of making batches, lists, stays.
 
     Args:
         cfg (Config): The config; changed in place.
@@ -152,12 +154,14 @@ def complete_dataloaders(
             Defaults to None, which means on where there is CUDA.
         persistent_workers (bool): Default; False forces it off. Defaults to True.
     """
+    lists = cfg.get('default_scope') in ('mmdet', 'mmseg')
+    collate = 'pseudo_collate' if lists else 'default_collate'
     for field in _LOADERS:
         value = cfg.get(field)
         if not value:
             continue
         for loader in value if isinstance(value, (list, tuple)) else [value]:
-            loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
+            loader.setdefault('collate_fn', ConfigDict(type=collate))
             loader.setdefault('pin_memory', torch.cuda.is_available())
             loader.setdefault('persistent_workers', True)
             if pin_memory is False:
@@ -194,6 +198,14 @@ def adapt_to_device(cfg: Config) -> None:
     cfg.env_cfg.dist_cfg.backend = 'gloo'
 
 
+# Hooks that every training gets, by their names in `default_hooks`.
+_SAFETY_HOOKS = dict(
+    preemption='PreemptionHook',
+    work_dir_lock='WorkDirLockHook',
+    damaged_files='DamagedFilesHook',
+)
+
+
 def complete_hooks(cfg: Config) -> None:
     """Make checkpoints whole, safe and plain in any OpenMMLab config.
 
@@ -201,6 +213,10 @@ def complete_hooks(cfg: Config) -> None:
     with the same arguments, and :class:`~mergevq_mm.engine.RunStateHook` is added
     unless it is there: without them a checkpoint cannot be resumed on torch 2.6 and
     later. Configs with a checkpoint hook of another type keep it.
+    :class:`~mergevq_mm.engine.PreemptionHook`,
+    :class:`~mergevq_mm.engine.WorkDirLockHook` and
+    :class:`~mergevq_mm.engine.DamagedFilesHook` are added too;
+    ``default_hooks=dict(preemption=None)`` leaves one out.
 
     Args:
         cfg (Config): The config; changed in place.
@@ -220,3 +236,28 @@ def complete_hooks(cfg: Config) -> None:
     if 'RunStateHook' not in names:
         custom.append(ConfigDict(type='mergevq_mm.RunStateHook'))
         cfg.custom_hooks = custom
+    for key, kind in _SAFETY_HOOKS.items():
+        if key not in hooks and kind not in names:
+            hooks[key] = ConfigDict(type=f'mergevq_mm.{kind}')
+
+
+def check_work_dir(work_dir: str) -> None:
+    """Refuse a work_dir that cannot be written, before anything is built.
+
+    Args:
+        work_dir (str): The folder; it is made if it is missing.
+
+    Raises:
+        ValueError: If it cannot be made or written into.
+    """
+    if '://' in work_dir:
+        return
+    try:
+        os.makedirs(work_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f'work_dir="{work_dir}" cannot be written ({error.strerror}): choose '
+            'another --work-dir, or make the folder writable.'
+        ) from error

@@ -1,10 +1,24 @@
-"""The end of a distributed run."""
+"""Modules in distributed wrappers, and the end of a distributed run."""
 
 from __future__ import annotations
 
 import gc
 
-from torch import distributed
+from torch import distributed, nn
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Take a module out of its distributed wrapper, if it has one.
+
+    Args:
+        module (nn.Module): A module or a wrapped module.
+
+    Returns:
+        nn.Module: The module itself.
+    """
+    from mmengine.model import is_model_wrapper  # heavy, and this room is light
+
+    return module.module if is_model_wrapper(module) else module
 
 
 def end_process_group() -> None:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from tiny_mergevq import quick_runner, run_cfg, write_images  # noqa: F401
 
@@ -174,6 +178,78 @@ def test_resumed_within_an_accumulation(images: Path, tmp_path: Path) -> None:
     assert all(s['gradients'] for s in part['accumulation'].values())
     found = train(config(images, tmp_path / 'parts', resume=True, **overrides))
     assert_same(expected, found, lost=0)
+
+
+@OPTIM_WRAPPERS.register_module(force=True)
+class BFloat16Wrapper(OptimWrapper):
+    """Mixed precision on a CPU, which mmengine's ``AmpOptimWrapper`` refuses."""
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+class SignalHook(Hook):
+    """Asks the run to stop while an iteration is done."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_in_parts(cfg: Config, at: int | None) -> Runner:
+    """Run to the end, or to a signal."""
+    cfg.experiment_name = f'resume-{next(_COUNT)}'
+    cfg.custom_hooks.append(dict(type='mergevq_mm.PreemptionHook'))
+    runner = Runner.from_cfg(cfg)
+    if at is None:
+        runner.train()
+    else:
+        runner.register_hook(SignalHook(at))
+        with pytest.raises(SystemExit, match='143'):
+            runner.train()
+    return runner
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_stopped_within_an_epoch_in_mixed_precision(
+    images: Path, tmp_path: Path, by_epoch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a run can have, stopped in an epoch and in an accumulation."""
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)
+    settings: dict[str, Any] = dict(
+        optim_wrapper__generator__type='BFloat16Wrapper',
+        optim_wrapper__discriminator__type='BFloat16Wrapper',
+        optim_wrapper__generator__accumulative_counts=3,
+        train_cfg__max_epochs=2,
+    )
+    if not by_epoch:
+        del settings['train_cfg__max_epochs']
+        settings.update(
+            train_cfg=dict(_delete_=True, by_epoch=False, max_iters=8, val_interval=4),
+            default_hooks__checkpoint__by_epoch=False,
+            default_hooks__checkpoint__interval=4,
+        )
+
+    def part(name: str, at: int | None, **more: Any) -> None:
+        train_in_parts(run_cfg(images, tmp_path / name, **settings, **more), at)
+
+    part('whole', None)
+    part('parts', 5)
+    assert (tmp_path / 'parts' / 'iter_5.pth').is_file()
+    part('parts', None, resume=True)
+    name = 'epoch_2.pth' if by_epoch else 'iter_8.pth'
+    whole, resumed = (
+        torch.load(tmp_path / run / name, weights_only=True)
+        for run in ('whole', 'parts')
+    )
+    losses = history(whole, 'train/loss_pixel')
+    assert len(set(losses)) == len(losses) == 8
+    assert_same(whole, resumed)
 
 
 KILLER = """

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 from toy_run import assert_same_run, make_runner, weights
 
-from mergevq_mm.engine.hooks import run_state_hook as rsh
+from mergevq_mm.engine import plain_types, random_state
 
 
 def disturb():
@@ -82,9 +82,9 @@ def test_checkpoint_is_plain(tmp_path):
     assert type(hub['runtime_info']['best_score']) is float
     assert len(content['rng_states']) == 1
     assert content['meta']['dataset_meta']['classes'] == ('a', 'b')
-    logs, counts, _ = hub['log_scalars']['train/loss'][rsh._HISTORY]
+    logs, counts, _ = hub['log_scalars']['train/loss'][plain_types._HISTORY]
     recorded, _ = runner.message_hub.get_scalar('train/loss').data
-    assert rsh.from_plain(logs).tolist() == recorded.tolist()
+    assert plain_types.from_plain(logs).tolist() == recorded.tolist()
 
 
 def test_plain_round_trip():
@@ -96,8 +96,8 @@ def test_plain_round_trip():
         tensor=torch.ones(2),
         history=HistoryBuffer([1.0, 2.0], [1, 3]),
     )
-    plain = rsh.to_plain(value)
-    back = rsh.from_plain(plain)
+    plain = plain_types.to_plain(value)
+    back = plain_types.from_plain(plain)
     assert back['array'].dtype == np.uint16
     assert back['array'].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert type(back['scalar']) is float and back['scalar'] == 0.5
@@ -109,14 +109,14 @@ def test_plain_round_trip():
 
 def test_rng_round_trip():
     random.gauss(0, 1), np.random.randn()  # both keep a second value in store
-    state = rsh.get_rng_state()
+    state = random_state.get_rng_state()
 
     def draw():
         return [random.gauss(0, 1), np.random.randn(), torch.rand(1).item()]
 
     first = draw()
     disturb()
-    rsh.set_rng_state(state)
+    random_state.set_rng_state(state)
     assert draw() == first
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import http.server
 import os
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -118,7 +121,7 @@ def test_url_without_network(monkeypatch, tmp_path):
 def test_url_is_kept(monkeypatch, tmp_path):
     calls = []
 
-    def fetch(url, path):
+    def fetch(url, path, hash_prefix=None):
         calls.append(url)
         torch.save(dict(w=torch.ones(1)), path)
 
@@ -176,3 +179,59 @@ def test_useless_record_does_not_lose_the_run(tmp_path, record):
     else:
         (tmp_path / 'last_checkpoint').write_text(record)
     assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_3.pth')
+
+
+# ------------------------------------------------------------------------- downloads
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A web server on this machine, its folder, and an empty cache of downloads."""
+    root = tmp_path / 'www'
+    root.mkdir()
+    monkeypatch.setattr(torch.hub, '_hub_dir', str(tmp_path / 'hub'))
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, directory=str(root), **kwargs)
+
+        def log_message(self, *args):
+            asked.append(self.path)
+
+    asked = []
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{running.server_port}', root, asked
+        running.shutdown()
+
+
+def test_urls_with_one_name_are_two_files(server):
+    url, root, asked = server
+    for folder in ('one', 'two'):
+        (root / folder).mkdir()
+        (root / folder / 'model.bin').write_text(folder)
+    paths = [ckpt.fetch_file(f'{url}/{folder}/model.bin') for folder in ('one', 'two')]
+    assert [path.read_text() for path in paths] == ['one', 'two']
+    assert all(path.suffix == '.bin' for path in paths)
+    number = len(asked)
+    again = ckpt.fetch_file(f'{url}/one/model.bin')
+    assert again == paths[0] and len(asked) == number  # from the disk
+
+
+def test_digits_in_a_name_are_checked(server):
+    url, root, _ = server
+    right = hashlib.sha256(b'weights').hexdigest()[:8]
+    for name in (f'net-{right}.pth', 'net-01234567.pth', 'net-20230426.pth'):
+        (root / name).write_bytes(b'weights')
+    path = ckpt.fetch_file(f'{url}/net-{right}.pth')
+    assert path.name == f'net-{right}.pth'  # where torch looks for it, too
+    with pytest.raises(FileNotFoundError, match='invalid hash value.*: give the path'):
+        ckpt.fetch_file(f'{url}/net-01234567.pth')
+    assert not list(path.parent.glob('net-01234567*'))
+    assert ckpt.fetch_file(f'{url}/net-20230426.pth').read_bytes() == b'weights'
+
+
+def test_an_address_without_a_file(server):
+    with pytest.raises(FileNotFoundError, match='404.*: give the path of a local file'):
+        ckpt.fetch_file(f'{server[0]}/model.pth')

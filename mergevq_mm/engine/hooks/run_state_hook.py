@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
-from mmengine.runner import Runner
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mergevq_mm.registry import HOOKS
-from mergevq_mm.utils.checkpoint import check_state_dict_matches
+from mergevq_mm.utils.checkpoint import check_state_dict_matches, get_state_dict
 
 from ..accumulation import get_accumulation, set_accumulation
+from ..config_changes import (
+    ConfigChange,
+    check_optimizers_fit,
+    check_weights_fit,
+    config_changes,
+    plain_config,
+)
+from ..data_position import (
+    ResumedIterator,
+    ResumedLoader,
+    batches_done,
+    get_data_state,
+    set_sampler_seed,
+)
+from ..plain_types import from_plain, to_plain
+from ..random_state import get_rng_state, set_rng_state
 
-# Keys of the plain dicts that stand for objects in a checkpoint.
-_ARRAY = '__ndarray__'
-_HISTORY = '__history_buffer__'
-_DROPPED = object()
+# What this hook adds; it is plain already.
+_OWN = {'state_dict', 'rng_states', 'accumulation', 'data_state', 'run_config'}
 
 
 @HOOKS.register_module()
@@ -32,18 +43,22 @@ class RunStateHook(Hook):
     """Makes a resumed run equal to one that was never stopped.
 
     Saving: what mmengine stores as objects (``HistoryBuffer``, numpy values) becomes
-    plain, so that files load under ``weights_only=True``; the random states of
-    python, numpy, torch and CUDA of every rank are added, and where a gradient
-    accumulation stands, with the gradients that wait for its end; names lose the
-    ``module.`` of wrapped parts. Loading: the reverse, and a checkpoint of which no key
-    fits the model is refused.
+    plain, so that files load under ``weights_only=True``. Added are the random states
+    of python, numpy, torch and CUDA of every rank; where the run stands in its data;
+    where a gradient accumulation stands, with the gradients that wait for its end; and
+    the config. Names lose the ``module.`` of wrapped parts.
+
+    Loading: the reverse, and a checkpoint of which no key fits the model is refused.
+    Resuming goes on in the middle of an epoch too, with the next batch. It prints what
+    the config has changed since, and how many samples a step takes if that changed;
+    weights or optimizers of another shape are an error that names the setting.
 
     Validation draws random numbers too (each ``DataLoader`` a seed), and a resumed
     run does not repeat the validation after the checkpoint; so it gets its own
     stream here: states are kept before it and put back after it.
 
-    On a CPU with ``num_workers=0`` the equality is exact, bit for bit, for
-    epoch-based loops; workers' streams cannot be saved.
+    On a CPU with ``num_workers=0`` the equality is exact, bit for bit, for epoch-based
+    and iteration-based loops; workers' streams cannot be saved.
 
     The priority is VERY_HIGH: loaded content is decoded before other hooks look at
     it, and the states are put back before anything in the first epoch draws.
@@ -58,6 +73,10 @@ class RunStateHook(Hook):
         self._collected: list[dict[str, Any]] | None = None
         self._loaded: list[dict[str, Any]] | None = None
         self._accumulation: dict[str, dict[str, Any]] | None = None
+        self._data_state: dict[str, Any] | None = None
+        self._batches = 0  # of the current epoch, used by now
+
+    # ---- saving -------------------------------------------------------------
 
     def collect(self, runner: Runner) -> None:
         """Gather random states and waiting gradients of all ranks for the next save.
@@ -72,7 +91,7 @@ class RunStateHook(Hook):
         self._accumulation = get_accumulation(runner.optim_wrapper)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Make the content plain and add the random states.
+        """Make the content plain and add the state of the run.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -88,24 +107,64 @@ class RunStateHook(Hook):
             self._accumulation = get_accumulation(runner.optim_wrapper)
         checkpoint['accumulation'] = self._accumulation or {}
         self._accumulation = None
+        checkpoint['data_state'] = get_data_state(runner, self._batches)
+        checkpoint['run_config'] = plain_config(runner.cfg.to_dict())
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Count the batches of the epoch.
+
+        Args:
+            runner (Runner): The runner of the training process.
+            batch_idx (int): The batch's index in the epoch.
+            data_batch (Any): Unused. Defaults to None.
+            outputs (dict, optional): Unused. Defaults to None.
+        """
+        self._batches = batch_idx + 1
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Begin to count anew, before the checkpoint of the epoch is written.
+
+        Args:
+            runner (Runner): The runner of the training process.
+        """
+        self._batches = 0
+        loop = runner.train_loop
+        if isinstance(getattr(loop, 'dataloader', None), ResumedLoader):
+            loop.dataloader = loop.dataloader.loader
+            del loop.run_iter  # the class's own again
+
+    # ---- loading ------------------------------------------------------------
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Check and decode the content; keep the random states for the first epoch.
+        """Check and decode the content; keep the states for the first epoch.
 
         Args:
             runner (Runner): The runner of the training, validation or test process.
             checkpoint (dict): What was loaded; changed in place.
 
         Raises:
-            ValueError: If no key fits the model.
+            ValueError: If no key fits the model, or a shape does not; in a test, if a
+                weight is missing; on resuming, if anything does not fit.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        check_state_dict_matches(model, checkpoint)
-        for key in set(checkpoint) - {'state_dict', 'rng_states', 'accumulation'}:
+        if runner._resume:  # stricter still, and it says what has changed
+            self._check_resumed(runner, checkpoint)
+        testing = not isinstance(runner._train_loop, BaseLoop)
+        check_state_dict_matches(
+            model, checkpoint, complete=testing and not runner._resume
+        )
+        for key in set(checkpoint) - _OWN:
             checkpoint[key] = from_plain(checkpoint[key])
         if not runner._resume:
             return
         self._accumulation = checkpoint.get('accumulation')
+        self._data_state = checkpoint.get('data_state')
         states = checkpoint.get('rng_states')
         if states is None or len(states) != get_world_size():
             count = 0 if states is None else len(states)
@@ -118,6 +177,35 @@ class RunStateHook(Hook):
             )
             return
         self._loaded = states
+
+    def _check_resumed(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+        """Print what the config has changed; refuse what cannot be resumed."""
+        saved = checkpoint.get('run_config')
+        changes: list[ConfigChange] = []
+        if saved:  # empty where the runner was not built from a config
+            changes = config_changes(saved, plain_config(runner.cfg.to_dict()))
+        if changes:
+            lines = ''.join(f'\n  {change}' for change in changes)
+            print_log(
+                'The config is not the one that the checkpoint was written with '
+                f'(setting: checkpoint -> now):{lines}',
+                logger='current',
+                level=logging.WARNING,
+            )
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_weights_fit(model, get_state_dict(checkpoint), changes)
+        if isinstance(runner.optim_wrapper, (OptimWrapper, OptimWrapperDict)):
+            check_optimizers_fit(
+                runner.optim_wrapper, checkpoint.get('optimizer'), changes
+            )
+        by_epoch = (checkpoint.get('data_state') or {}).get('by_epoch')
+        now = isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if by_epoch is not None and by_epoch != now:
+            raise ValueError(
+                f'resume: train_cfg.by_epoch={now}, but the checkpoint was written by '
+                f'a run with by_epoch={by_epoch}; set it back, or start a new run with '
+                'load_from and without resume.'
+            )
 
     def before_train(self, runner: Runner) -> None:
         """Tell each of several optimizers where the run stands and where it ends.
@@ -138,22 +226,48 @@ class RunStateHook(Hook):
             self._accumulation = None
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Put the random states back, once, right before training goes on.
+        """Go to the next batch and put the random states back, once.
 
         Args:
             runner (Runner): The runner of the training process.
         """
-        if self._loaded is None:
+        saved, self._data_state = self._data_state, None
+        state = None
+        if self._loaded is not None:
+            state, self._loaded = self._loaded[get_rank()], None
+        if saved is None and state is None:
             return
-        state, self._loaded = self._loaded[get_rank()], None
-        loop = runner.train_loop
+        loop, done = runner.train_loop, 0
+        if saved is not None:
+            set_sampler_seed(runner.train_dataloader, saved['seed'])
+            done = batches_done(saved, get_data_state(runner, 0))
         if hasattr(loop, 'dataloader_iterator'):
-            # Iteration-based loops first skip the data that was used before.
-            loop.dataloader_iterator = _RestoreAfter(
-                loop.dataloader_iterator, loop.iter, state
+            # This loop takes `iter` batches before it trains.
+            done = loop.iter if saved is None else done
+            loop.dataloader_iterator = ResumedIterator(
+                loop.dataloader_iterator, loop.iter, done, state
             )
-        else:
+        elif done and isinstance(loop, EpochBasedTrainLoop):
+            self._begin_within(runner, done, state)
+        elif state is not None:
             set_rng_state(state)
+
+    def _begin_within(
+        self, runner: Runner, done: int, state: Mapping[str, Any] | None
+    ) -> None:
+        """Let the epoch begin after some batches, and count on from there."""
+        loop = runner.train_loop
+        self._batches = done
+        print_log(
+            f'Epoch {runner.epoch + 1} goes on after {done} of its '
+            f'{len(loop.dataloader)} batches; they are not read again.',
+            logger='current',
+        )
+        loop.dataloader = ResumedLoader(loop.dataloader, done, state)
+        run_iter = loop.run_iter
+        loop.run_iter = lambda idx, batch: run_iter(idx + done, batch)
+
+    # ---- validation ---------------------------------------------------------
 
     def before_val(self, runner: Runner) -> None:
         """Keep the random states of the training.
@@ -172,138 +286,6 @@ class RunStateHook(Hook):
         if self._before_val is not None:
             set_rng_state(self._before_val)
         self._before_val = None
-
-
-class _RestoreAfter:
-    """An iterator that sets random states once some items have been skipped.
-
-    Args:
-        iterator (Iterator): Where items come from.
-        skip (int): Number of items to give before the states are set.
-        state (dict[str, Any]): A value of :func:`get_rng_state`.
-    """
-
-    def __init__(self, iterator: Any, skip: int, state: dict[str, Any]) -> None:
-        self._iterator = iterator
-        self._left = skip
-        self._state = state
-
-    def __iter__(self) -> _RestoreAfter:
-        return self
-
-    def __next__(self) -> Any:
-        if self._left == 0:
-            set_rng_state(self._state)
-        self._left -= 1
-        return next(self._iterator)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._iterator, name)
-
-
-def get_rng_state() -> dict[str, Any]:
-    """Read the random states of this process.
-
-    Returns:
-        dict[str, Any]: States of python, numpy, torch and, where there is one, the
-        current CUDA device, as numbers, lists and tensors.
-    """
-    version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    state = dict(
-        python=[version, list(words), gauss],
-        numpy=[name, keys.tolist(), int(position), int(has_gauss), float(cached)],
-        torch=torch.get_rng_state(),
-    )
-    if torch.cuda.is_available():
-        state['cuda'] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Set the random states of this process.
-
-    Args:
-        state (Mapping[str, Any]): A value of :func:`get_rng_state`.
-    """
-    version, words, gauss = state['python']
-    random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(state['torch'].cpu())
-    if 'cuda' in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state['cuda'].cpu())
-
-
-def to_plain(value: Any, name: str = '') -> Any:
-    """Turn a value into types that load under ``weights_only=True``.
-
-    Args:
-        value (Any): Anything mmengine puts into a checkpoint.
-        name (str): How to name the value in warnings. Defaults to ''.
-
-    Returns:
-        Any: Numbers, strings, lists, tuples, dicts and tensors. What cannot be
-        expressed by them is left out of its dict with a warning.
-    """
-    plain = _to_plain(value, name)
-    return None if plain is _DROPPED else plain
-
-
-def _to_plain(value: Any, name: str) -> Any:
-    if value is None or isinstance(value, torch.Tensor):
-        return value
-    for kind in (bool, int, float, complex, str, bytes):  # also subclasses of them
-        if isinstance(value, kind):
-            return kind(value)
-    if isinstance(value, np.generic):
-        return _to_plain(value.item(), name)
-    if isinstance(value, (torch.dtype, torch.device, torch.Size)):
-        return value
-    if isinstance(value, HistoryBuffer):
-        logs, counts = (_to_plain(array, name) for array in value.data)
-        return {_HISTORY: [logs, counts, value.max_length]}
-    if isinstance(value, np.ndarray) and value.dtype.kind in 'biufc':
-        return {_ARRAY: torch.from_numpy(np.array(value)), 'dtype': value.dtype.str}
-    if isinstance(value, np.ndarray):
-        return _to_plain(value.tolist(), name)
-    if isinstance(value, Mapping):
-        items = {k: _to_plain(v, f'{name}.{k}') for k, v in value.items()}
-        return {k: v for k, v in items.items() if v is not _DROPPED}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = [_to_plain(v, f'{name}[{i}]') for i, v in enumerate(value)]
-        items = [None if v is _DROPPED else v for v in items]
-        return tuple(items) if isinstance(value, tuple) else items
-    print_log(
-        f'"{name}" is a {type(value).__name__} and is left out of the checkpoint, '
-        'which holds plain types only.',
-        logger='current',
-        level=logging.WARNING,
-    )
-    return _DROPPED
-
-
-def from_plain(value: Any) -> Any:
-    """Bring the objects that :func:`to_plain` replaced back.
-
-    Args:
-        value (Any): A value of :func:`to_plain`.
-
-    Returns:
-        Any: The same with ``HistoryBuffer`` and numpy arrays.
-    """
-    if isinstance(value, Mapping):
-        if _ARRAY in value:
-            return value[_ARRAY].cpu().numpy().astype(value['dtype'])
-        if _HISTORY in value:
-            logs, counts, max_length = value[_HISTORY]
-            return HistoryBuffer(from_plain(logs), from_plain(counts), max_length)
-        for key in value:
-            value[key] = from_plain(value[key])
-        return value
-    if isinstance(value, (list, tuple)):
-        return type(value)(from_plain(item) for item in value)
-    return value
 
 
 def _unwrap_names(runner: Runner, state_dict: dict[str, Any]) -> dict[str, Any]:

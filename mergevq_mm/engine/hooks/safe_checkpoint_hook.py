@@ -15,6 +15,8 @@ from mergevq_mm.utils.fileio import AtomicLocalBackend, write_atomically
 from .run_state_hook import RunStateHook
 
 _BACKEND = 'mergevq_atomic'
+# Where the message hub keeps the path of a checkpoint between two regular ones.
+_BETWEEN = 'between_ckpt'
 
 
 @HOOKS.register_module()
@@ -72,6 +74,7 @@ class SafeCheckpointHook(CheckpointHook):
             return
 
         outdated = self._rotate(runner, step) if self.max_keep_ckpts > 0 else None
+        between = runner.message_hub.runtime_info.pop(_BETWEEN, None)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -89,8 +92,9 @@ class SafeCheckpointHook(CheckpointHook):
             return
         record = os.path.join(runner.work_dir, 'last_checkpoint')
         write_atomically(self.last_ckpt.encode(), record)
-        if outdated is not None and self.file_backend.isfile(outdated):
-            self.file_backend.remove(outdated)
+        for path in (outdated, between):
+            if path is not None and self.file_backend.isfile(path):
+                self.file_backend.remove(path)
         self._remove_outdated()
 
     def _rotate(self, runner: Runner, step: int) -> str | None:
@@ -108,3 +112,48 @@ class SafeCheckpointHook(CheckpointHook):
         """Save a new best checkpoint before the previous one is deleted."""
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated()
+
+
+def save_now(runner: Runner, epoch: int, iteration: int) -> str:
+    """Save a checkpoint at once, whatever the interval. Call it on all ranks.
+
+    A run that counts in epochs gets a file ``iter_<iteration>.pth``, which goes when
+    its :class:`SafeCheckpointHook` has written the next regular one.
+
+    Args:
+        runner (Runner): Of a training, after a step.
+        epoch (int): Epochs that are complete.
+        iteration (int): Iterations that are complete.
+
+    Returns:
+        str: Path of the newest checkpoint.
+    """
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    hook = hooks[0] if hooks else None
+    meta = dict(epoch=epoch, iter=iteration)
+    if hook is not None:
+        regular = hook.filename_tmpl.format(epoch if hook.by_epoch else iteration)
+        last = getattr(hook, 'last_ckpt', None)
+        complete = not hook.by_epoch or runner.iter == iteration  # between two epochs
+        if last is not None and os.path.basename(last) == regular and complete:
+            return last
+        if not hook.by_epoch:
+            hook._save_checkpoint_with_step(runner, iteration, meta)
+            return hook.last_ckpt
+    for state in runner.hooks:
+        if isinstance(state, RunStateHook):
+            state.collect(runner)
+    folder = str(getattr(hook, 'out_dir', None) or runner.work_dir)
+    backend = getattr(hook, 'backend_args', None)
+    if backend is None and '://' not in folder:
+        backend = dict(backend=_BACKEND)
+    name = f'iter_{iteration}.pth'
+    path = os.path.join(folder, name)
+    runner.message_hub.update_info(_BETWEEN, path)
+    runner.save_checkpoint(
+        folder, name, meta=meta, by_epoch=False, backend_args=backend
+    )
+    if is_main_process():
+        record = os.path.join(runner.work_dir, 'last_checkpoint')
+        write_atomically(path.encode(), record)
+    return path

@@ -6,8 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mergevq_mm.registry import HOOKS
-
-from .generator_ema_hook import unwrap
+from mergevq_mm.utils.distributed import unwrap
 
 
 @HOOKS.register_module()
@@ -16,7 +15,9 @@ class TokenizerCheckHook(Hook):
 
     Codes of another tokenizer, or of another checkpoint of the same, are numbers of the
     same range with another meaning: the training would run, and the images be noise.
-    Data sets without a ``fingerprint`` in their ``metainfo`` (images) pass.
+    Data sets without a ``fingerprint`` in their ``metainfo`` (images) pass; the
+    tokenizer's weights are read all the same, so that those of a tokenizer of another
+    shape are an error before the first step.
     """
 
     priority = 'VERY_HIGH'
@@ -28,14 +29,16 @@ class TokenizerCheckHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If they differ.
+            ValueError: If they differ, or the tokenizer's checkpoint does not fit it.
+            FileNotFoundError: If the checkpoint is missing.
         """
+        tokenizer = getattr(unwrap(runner.model), 'tokenizer', None)
+        if tokenizer is None:
+            return
+        found = tokenizer.fingerprint()  # reads the weights, which may not fit
         metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
         expected = metainfo.get('fingerprint')
-        if expected is None:
-            return
-        found = unwrap(runner.model).tokenizer.fingerprint()
-        if found != expected:
+        if expected is not None and found != expected:
             raise ValueError(
                 f'train_dataloader.dataset holds codes of the tokenizer '
                 f'{expected[:12]}…, but model.tokenizer is {found[:12]}…; give the '

@@ -1,0 +1,295 @@
+"""Where a run stands in its data, and a start from there that loads nothing twice.
+
+mmengine starts an interrupted epoch from its first batch, and iteration-based loops
+load and throw away all batches of the run so far. Here batches that were used are
+passed over as lists of indices, before any file is read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dist import get_world_size
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader, IterableDataset
+
+from .accumulation import each_wrapper
+from .random_state import set_rng_state
+
+
+class SkippedBatches:
+    """A batch sampler whose passes begin later, until ``skip`` is set to 0.
+
+    Args:
+        sampler (Iterable): The batch sampler of a data loader.
+        skip (int): Number of batches that a pass leaves out.
+    """
+
+    def __init__(self, sampler: Any, skip: int) -> None:
+        self.inner = sampler
+        self.skip = skip
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over lists of indices."""
+        single = getattr(self.inner, 'sampler', self.inner)
+        if self.skip and isinstance(single, InfiniteSampler):
+            # Its passes share one endless series, which others have taken from.
+            single.indices = single._indices_of_rank()
+        iterator = iter(self.inner)
+        # At once: mmengine sets the epoch of the sampler anew before the first batch.
+        next(itertools.islice(iterator, self.skip, self.skip), None)
+        return iterator
+
+    def __len__(self) -> int:
+        """Count the batches of a whole pass."""
+        return len(self.inner)
+
+    def __getattr__(self, name: str) -> Any:
+        """Have what the sampler has."""
+        if name == 'inner':  # while it is copied
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+def iterate_from(loader: DataLoader, skip: int) -> Iterator[Any]:
+    """Start a pass over a data loader after some of its batches.
+
+    Args:
+        loader (DataLoader): The loader.
+        skip (int): Number of batches to leave out. Their files are not read, unless
+            the data set can only be read from its start.
+
+    Returns:
+        Iterator: The remaining batches.
+    """
+    indexed = isinstance(loader, DataLoader) and not isinstance(
+        loader.dataset, IterableDataset
+    )
+    if not indexed:
+        return itertools.islice(iter(loader), skip, None)
+    name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
+    sampler = getattr(loader, name)
+    # Workers of an earlier pass hold its order.
+    loader._iterator = None
+    # torch lets nobody assign a sampler, as its iterators would not see it; the one
+    # that starts here does.
+    late = vars(loader)[name] = SkippedBatches(sampler, skip)
+    try:
+        return iter(loader)
+    finally:
+        late.skip = 0  # workers that stay begin their next pass with it
+        vars(loader)[name] = sampler
+
+
+class ResumedLoader:
+    """A data loader whose next pass begins where a stopped run was.
+
+    Args:
+        loader (DataLoader): The loader.
+        skip (int): Number of batches that were used.
+        state (Mapping[str, Any], optional): Random states to set once the pass has
+            begun, a value of :func:`~.random_state.get_rng_state`.
+    """
+
+    def __init__(
+        self, loader: DataLoader, skip: int, state: Mapping[str, Any] | None
+    ) -> None:
+        self.loader = loader
+        self._skip = skip
+        self._state = state
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the remaining batches."""
+        iterator = iterate_from(self.loader, self._skip)  # draws a seed for workers
+        if self._state is not None:
+            set_rng_state(self._state)
+        yield from iterator
+
+    def __len__(self) -> int:
+        """Count the batches of a whole pass."""
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        """Have what the loader has."""
+        if name == 'loader':
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+
+class ResumedIterator:
+    """The endless iterator of an iteration-based loop, where a stopped run was.
+
+    The loop itself takes one batch for each iteration of the run so far and drops it;
+    here those are None, and cost nothing where the order of the data is known.
+
+    Args:
+        iterator (Iterator): mmengine's endless iterator.
+        asked (int): Number of batches that the loop will drop.
+        done (int): Number of batches that were used; another one than ``asked`` where
+            the batch size has changed.
+        state (Mapping[str, Any], optional): Random states to set after them.
+    """
+
+    def __init__(
+        self,
+        iterator: Any,
+        asked: int,
+        done: int,
+        state: Mapping[str, Any] | None,
+    ) -> None:
+        self._iterator = iterator
+        self._left = asked
+        self._state = state
+        if not _advance(iterator, done):
+            for _ in range(done):
+                next(iterator)
+
+    def __iter__(self) -> ResumedIterator:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> Any:
+        """Give the next batch; None for one that was passed over."""
+        self._left -= 1
+        if self._left >= 0:
+            return None
+        if self._state is not None:
+            set_rng_state(self._state)
+            self._state = None
+        return next(self._iterator)
+
+    def __getattr__(self, name: str) -> Any:
+        """Have what the iterator has."""
+        if name == '_iterator':
+            raise AttributeError(name)
+        return getattr(self._iterator, name)
+
+
+def _advance(iterator: Any, skip: int) -> bool:
+    """Move mmengine's endless iterator on; whether the order is known so that it can.
+
+    Args:
+        iterator (_InfiniteDataloaderIterator): Changed in place.
+        skip (int): Number of batches.
+    """
+    loader = getattr(iterator, '_dataloader', None)
+    if not isinstance(loader, DataLoader):
+        return False
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    sampler = getattr(sampler, 'sampler', sampler)
+    if isinstance(sampler, InfiniteSampler):
+        iterator._iterator = iterate_from(loader, skip)
+        return True
+    if isinstance(sampler, DefaultSampler):
+        passes, rest = divmod(skip, len(loader))
+        if passes and not rest:  # at the end of a pass, the next one not begun
+            iterator._epoch, iterator._iterator = passes - 1, iter(())
+            return True
+        iterator._epoch = passes
+        sampler.set_epoch(passes)
+        iterator._iterator = iterate_from(loader, rest)
+        return True
+    return False
+
+
+def _sampler_of(loader: Any) -> Any:
+    """The sampler that orders single items, or None."""
+    batches = getattr(loader, 'batch_sampler', None)
+    return getattr(batches, 'sampler', None) or getattr(loader, 'sampler', None)
+
+
+def _batch_size_of(loader: Any) -> int:
+    """Samples of a batch of this process; 1 where nobody knows."""
+    size = getattr(loader, 'batch_size', None)
+    if size is None:
+        size = getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
+    return size or 1
+
+
+def _batches_a_step(optim_wrapper: Any) -> int:
+    """Batches that an optimizer step takes, the largest number of all sides."""
+    return max(
+        getattr(wrapper, '_accumulative_counts', 1)
+        for _, wrapper in each_wrapper(optim_wrapper)
+    )
+
+
+def get_data_state(runner: Runner, batches: int) -> dict[str, Any]:
+    """Describe where a run stands in its data.
+
+    Args:
+        runner (Runner): Of a training.
+        batches (int): Batches of the current epoch that each process has used.
+
+    Returns:
+        dict[str, Any]: ``batches``, ``batch_size`` and ``world_size``; ``accumulate``,
+        batches a step; ``by_epoch``; ``length``, number of samples; ``seed`` of the
+        sampler, None where it has none.
+    """
+    loader = runner.train_dataloader
+    seed = getattr(_sampler_of(loader), 'seed', None)
+    try:
+        length = len(loader.dataset)
+    except TypeError:  # a stream
+        length = None
+    return dict(
+        batches=int(batches),
+        batch_size=_batch_size_of(loader),
+        world_size=get_world_size(),
+        accumulate=_batches_a_step(runner.optim_wrapper),
+        by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
+        length=length,
+        seed=seed if isinstance(seed, int) else None,
+    )
+
+
+def set_sampler_seed(loader: Any, seed: int | None) -> None:
+    """Order the data as the stopped run did.
+
+    Args:
+        loader (DataLoader): Of the training.
+        seed (int, optional): What :func:`get_data_state` found.
+    """
+    sampler = _sampler_of(loader)
+    if seed is not None and isinstance(getattr(sampler, 'seed', None), int):
+        sampler.seed = seed
+
+
+def batches_done(saved: Mapping[str, Any], now: Mapping[str, Any]) -> int:
+    """Count the batches of the present size that the stopped epoch has used.
+
+    Says so where batch size, number of processes or data set have changed.
+
+    Args:
+        saved (Mapping): :func:`get_data_state` of the stopped run.
+        now (Mapping): Of this one.
+
+    Returns:
+        int: Batches that each process passes over, rounded down.
+    """
+    names = ('batch_size', 'world_size', 'accumulate')
+    step, other = ([state[name] for name in names] for state in (now, saved))
+    if step != other:
+        (a, b, c), (x, y, z) = step, other
+        print_log(
+            f'An optimizer step takes {a * b * c} samples ({a} a process, {b} '
+            f'processes, {c} batches), in the checkpoint it took {x * y * z} ({x}, '
+            f'{y}, {z}): the run continues, but differs from an uninterrupted one. '
+            'The learning rate stays as configured unless --auto-scale-lr is given.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    if saved['length'] != now['length']:
+        print_log(
+            f'The data set holds {now["length"]} samples, in the checkpoint it held '
+            f'{saved["length"]}: the order of the data changes.',
+            logger='current',
+            level=logging.WARNING,
+        )
+    samples = saved['batches'] * saved['batch_size'] * saved['world_size']
+    return samples // (now['batch_size'] * now['world_size'])

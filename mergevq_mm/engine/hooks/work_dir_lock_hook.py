@@ -1,0 +1,60 @@
+"""Notices a second run in the same work_dir before it spoils the files of the first."""
+
+from __future__ import annotations
+
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mergevq_mm.registry import HOOKS
+
+from ..work_dir_lock import WATCH, WorkDirLock
+
+
+@HOOKS.register_module()
+class WorkDirLockHook(Hook):
+    """Holds ``work_dir/run.lock`` while a training runs.
+
+    The lock of a process that is not there any more is taken over. Validation and test
+    alone do not lock: they may look at a running training.
+
+    Args:
+        watch (float): Seconds for which the lock of another machine is watched before
+            it counts as left behind. Defaults to 35.
+    """
+
+    priority = 'HIGHEST'
+
+    def __init__(self, watch: float = WATCH) -> None:
+        self.watch = watch
+        self._lock: WorkDirLock | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Take the lock, on the first rank; all ranks learn of a failure.
+
+        Args:
+            runner (Runner): The runner.
+
+        Raises:
+            ValueError: If another run writes into the work_dir.
+        """
+        problem = None
+        if is_main_process():
+            try:
+                self._lock = WorkDirLock(runner.work_dir, self.watch)
+            except (ValueError, OSError) as error:
+                problem = str(error)
+        answer = [problem]
+        broadcast_object_list(answer)
+        if answer[0] is not None:
+            raise ValueError(answer[0])
+
+    def after_train(self, runner: Runner) -> None:
+        """Give the lock back; a process that ends otherwise does so on its exit.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None

@@ -1,0 +1,23 @@
+"""Fault injection: several minutes, run by ``pytest tests/faults`` alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(TESTS / 'test_engine'))  # the toy run
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Leave this folder out of a run that does not name it."""
+    named = any('faults' in str(argument) for argument in config.args)
+    return None if named else True
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let mmengine not wait whenever the data begins anew."""
+    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)

@@ -1,0 +1,126 @@
+"""A second run in a work_dir is noticed; what a killed one left is not in the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.hooks import Hook
+from toy_run import make_runner
+
+from mergevq_mm.engine import work_dir_lock as wdl
+from mergevq_mm.engine.work_dir_lock import LOCK_NAME, WorkDirLock, check_free
+
+LOCK = dict(type='mergevq_mm.WorkDirLockHook', watch=1.0)
+HOOKS = [dict(type='mergevq_mm.RunStateHook'), LOCK]
+
+
+class Note(Hook):
+    """Remembers who owns the lock in each epoch."""
+
+    def __init__(self, owners: list[int]) -> None:
+        self.owners = owners
+
+    def before_train_epoch(self, runner: Any) -> None:
+        lock = Path(runner.work_dir, LOCK_NAME)
+        self.owners.append(json.loads(lock.read_text())['pid'])
+
+
+def entry(pid: int, **changes: str) -> str:
+    owner = dict(
+        pid=pid,
+        machine=wdl._machine(),
+        started=wdl._started(pid),
+        since='2026-01-01 00:00:00',
+        command='tools/train.py a.py',
+    )
+    return json.dumps({**owner, **changes})
+
+
+@pytest.fixture
+def other() -> Iterator[int]:
+    """A process that lives as long as the test."""
+    process = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
+    yield process.pid
+    process.communicate(b'\n')
+
+
+def test_a_living_process_is_named(tmp_path: Path, other: int) -> None:
+    lock = tmp_path / LOCK_NAME
+    lock.write_text(entry(other))
+    message = rf'work_dir="{tmp_path}" is in use by process {other} on .*a\.py.*end'
+    with pytest.raises(ValueError, match=message):
+        make_runner(tmp_path, custom_hooks=HOOKS).train()
+    assert lock.read_text() == entry(other)
+    assert not list(tmp_path.glob('*.pth'))
+
+
+@pytest.mark.parametrize('what', ['gone', 'reused', 'unreadable'])
+def test_what_a_dead_process_left_is_taken_over(
+    tmp_path: Path, other: int, what: str
+) -> None:
+    lock = tmp_path / LOCK_NAME
+    if what == 'gone':
+        process = subprocess.Popen([sys.executable, '-c', ''])
+        process.wait()
+        lock.write_text(entry(process.pid, started='1'))
+    elif what == 'reused':  # the number now belongs to another process
+        lock.write_text(entry(other, started='1'))
+    else:
+        lock.write_text('{"pid":')
+    runner = make_runner(tmp_path, 2, custom_hooks=HOOKS)
+    held = []
+    runner.register_hook(Note(held))
+    runner.train()
+    assert held == [os.getpid()] * 2
+    assert not lock.exists()
+
+
+def test_another_machine_is_watched(tmp_path: Path) -> None:
+    lock = tmp_path / LOCK_NAME
+    lock.write_text(entry(1, machine='elsewhere'))
+    check_free(tmp_path, watch=0.6)  # nobody touches it
+    end = threading.Event()
+
+    def touch() -> None:
+        while not end.wait(0.1):
+            os.utime(lock)
+
+    thread = threading.Thread(target=touch)
+    thread.start()
+    try:
+        with pytest.raises(ValueError, match='process 1 on elsewhere'):
+            check_free(tmp_path, watch=20)
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_the_owner_touches_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wdl, 'BEAT', 0.05)
+    lock = WorkDirLock(tmp_path)
+    os.utime(lock.path, (0, 0))
+    end = time.monotonic() + 20
+    while lock.path.stat().st_mtime == 0 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert lock.path.stat().st_mtime > 0
+    WorkDirLock(tmp_path).release()  # the same process may come again
+    assert not lock.path.exists()
+    lock.release()
+
+
+def test_the_lock_of_a_successor_stays(tmp_path: Path, other: int) -> None:
+    lock = WorkDirLock(tmp_path)
+    lock.path.write_text(entry(other))
+    lock.release()
+    assert lock.path.exists()
