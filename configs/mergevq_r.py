@@ -7,7 +7,7 @@
 _base_ = ['mergevq_g+r.py']
 
 model = dict(
-    backbone=dict(arch='r-base'),
+    backbone=dict(arch='r-base', init_cfg=None),
     quantizer=dict(in_channels=768),
     head=dict(
         source=dict(loss_weight=1.0),

@@ -11,6 +11,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 
+from mergevq_mm.evaluation.feature_extractors import INCEPTION_URLS
+from mergevq_mm.models.losses.perceptual import LPIPS_NETS
 from mergevq_mm.utils import config as config_utils
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -66,6 +68,7 @@ def shrink_imagenet(cfg: Config, root: Path) -> None:
         dims = 48
         arch.update(stem='patch', embed_dims=dims, patch_size=16)
     model.backbone.arch = arch
+    model.backbone.init_cfg = None
     model.quantizer.in_channels = dims
     model.head.alignment.in_channels = dims
     model.neck.update(embed_dims=32, num_heads=4, feedforward_channels=64)
@@ -85,6 +88,14 @@ def shrink_imagenet(cfg: Config, root: Path) -> None:
     }
     del network['init_cfg']
     model.target_generator.random_init = True
+    *metrics, lpips, rfid = cfg.val_evaluator
+    assert lpips.type == 'mergevq_mm.LPIPSMetric'
+    rfid.extractor = {
+        'type': 'mergevq_mm.BackboneFeatures',
+        'network': TINY_NET,
+        'random_init': True,
+    }
+    cfg.val_evaluator = [*metrics, rfid]
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.batch_size = 2
         loader.dataset.update(data_root=str(root), num_classes=2)
@@ -155,9 +166,64 @@ def test_imagenet_config(path: Path, photographs: Path, tmp_path: Path) -> None:
     for keep in cfg.model.test_cfg.keep:
         assert scalars[f'val/recon/K{keep}/psnr'].current() > 0
         assert scalars[f'val/source/K{keep}/acc'].current() >= 0
+        assert scalars[f'val/recon/K{keep}/rfid'].current() > 0
+        assert f'val/recon/K{keep}/rfid_predicted' not in scalars
     for term in ('pixel', 'perceptual', 'gan', 'source', 'align', 'entropy', 'commit'):
         assert np.isfinite(scalars[f'train/loss_{term}'].current())
     assert np.isfinite(scalars['train/loss_d_hinge'].current())
+
+
+def test_weights_of_the_evaluation() -> None:
+    cfg = Config.fromfile(CONFIGS / 'mergevq_g+r.py')
+    for evaluator, predicted in (
+        (cfg.val_evaluator, False),
+        (cfg.test_evaluator, True),
+    ):
+        lpips, rfid = evaluator[-2:]
+        assert lpips.checkpoint == LPIPS_NETS[lpips.net]
+        assert rfid.extractor.checkpoint == INCEPTION_URLS['pytorch-fid']
+        assert rfid.get('predicted', True) == predicted
+
+
+def test_weights_are_named_by_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('LPIPS', 'INCEPTION', 'DINOV2_B', 'DINOV2_S'):
+        monkeypatch.setenv(f'{name}_WEIGHTS', f'{name}.pth')
+    cfg = Config.fromfile(CONFIGS / 'mergevq_g_d32.py')
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        assert evaluator[-2].checkpoint == 'LPIPS.pth'
+        assert evaluator[-1].extractor.checkpoint == 'INCEPTION.pth'
+    assert cfg.model.backbone.init_cfg.checkpoint == 'DINOV2_S.pth'
+    assert cfg.model.target_generator.network.init_cfg.checkpoint == 'DINOV2_B.pth'
+
+
+@pytest.mark.parametrize('path', IMAGENET, ids=lambda path: path.stem)
+def test_blocks_start_from_dinov2(path: Path) -> None:
+    """ViT-B for d64 and d96, ViT-S for d32; R is random (spec section 3.2)."""
+    model = Config.fromfile(path).model
+    init_cfg = model.backbone.init_cfg
+    if model.backbone.arch == 'r-base':
+        assert init_cfg is None
+        return
+    assert init_cfg.type == 'mergevq_mm.WeightSelection'
+    assert init_cfg.prefix == 'backbone.'
+    teacher = model.target_generator.network.init_cfg.checkpoint
+    if model.backbone.arch.endswith('d32'):
+        assert '/vit-small-p14_dinov2' in init_cfg.checkpoint
+    else:
+        assert '/vit-base-p14_dinov2' in init_cfg.checkpoint == teacher
+
+
+def test_a1_preset() -> None:
+    """The losses of the paper's Table A1 take the place of the code's."""
+    code, paper = (
+        Config.fromfile(CONFIGS / f'mergevq_g+r{name}.py') for name in ('', '_a1')
+    )
+    head = paper.model.head
+    assert head.pixel == {'l2': 1.0}
+    assert (head.perceptual.loss_weight, head.gan_weight) == (0.7, 0.8)
+    assert head.perceptual.net == 'vgg'
+    head.pixel, head.perceptual.loss_weight, head.gan_weight = {'l1': 1.0}, 1.0, 0.1
+    assert paper.model == code.model
 
 
 @pytest.mark.parametrize('path', QUICKSTART, ids=lambda path: path.stem)

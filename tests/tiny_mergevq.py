@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmpretrain.structures import DataSample
 from PIL import Image
 from torch import Tensor, nn
@@ -139,6 +140,30 @@ def batch(seed: int = 0, views: int = 3, number: int = 2, size: int = SIZE) -> d
 def clone_state(module: nn.Module) -> dict[str, Tensor]:
     """A copy of a module's state."""
     return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def optimizers(
+    model: MergeVQ, kind: type = OptimWrapper, lr: float = 0.1, **kwargs: Any
+) -> OptimWrapperDict:
+    """SGD for each side."""
+    sides = {'generator': [], 'discriminator': []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            side = 'discriminator' if 'discriminator' in name else 'generator'
+            sides[side].append(parameter)
+    wrappers = {
+        side: kind(optimizer=torch.optim.SGD(parameters, lr=lr), **kwargs)
+        for side, parameters in sides.items()
+        if parameters
+    }
+    return OptimWrapperDict(**wrappers)
+
+
+def moved(before: dict[str, Tensor], module: nn.Module) -> set[str]:
+    """Names of the parts of a model whose state has changed."""
+    after = module.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    return {name.split('.')[0] for name in changed}
 
 
 # ------------------------------------------------------------------------- runs

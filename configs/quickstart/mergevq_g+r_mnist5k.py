@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/models/mergevq_g+r_d64.py',
     '../_base_/datasets/mnist5k.py',
     '../_base_/schedules/mergevq_bs256_270e.py',
-    '../_base_/mergevq_evaluation.py',
+    '../_base_/reconstruction_metrics.py',
     '../_base_/mergevq_runtime.py',
 ]
 

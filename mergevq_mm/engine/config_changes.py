@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from mergevq_mm.utils.checkpoint import normalize_keys
+from mergevq_mm.utils.checkpoint import normalize_keys, plain_state_dict
 
 from .accumulation import each_wrapper
 
@@ -121,7 +121,7 @@ def check_weights_fit(
     Raises:
         ValueError: If a weight is missing, left over or of another shape.
     """
-    expected = normalize_keys(_tensors(model.state_dict()), {})
+    expected = _tensors(plain_state_dict(model))
     found = normalize_keys(_tensors(state_dict), expected)
     problems = []
     for name in sorted(expected.keys() | found.keys()):

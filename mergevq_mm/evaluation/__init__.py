@@ -1,6 +1,7 @@
 """Metrics, feature extractors and probes."""
 
 from .feature_extractors import BackboneFeatures, FeatureExtractor, InceptionFeatures
+from .knn import knn_accuracy, knn_scores
 from .metrics import (
     ClassConsistency,
     CodebookMetric,
@@ -8,6 +9,7 @@ from .metrics import (
     GenerationFrechet,
     GenerationMetric,
     GenerationStatistics,
+    KNNAccuracy,
     LPIPSMetric,
     ReconstructionMetric,
     SourceRecoveryMetric,
@@ -24,9 +26,12 @@ __all__ = [
     'GenerationMetric',
     'GenerationStatistics',
     'InceptionFeatures',
+    'KNNAccuracy',
     'LPIPSMetric',
     'ReconstructionMetric',
     'SourceRecoveryMetric',
     'extract_features',
+    'knn_accuracy',
+    'knn_scores',
     'linear_probe',
 ]

@@ -59,6 +59,12 @@ class FeatureExtractor(nn.Module):
             image = image.mul(255).round().div(255)
         return self.extract(image)
 
+    def load_weights(self) -> None:
+        """Build and load the network now instead of at the first call."""
+        model = getattr(self, 'model', None)
+        if model is not None:
+            model.init_weights()
+
     @abstractmethod
     def extract(self, image: Tensor) -> Tensor:
         """Features B×D of images B×3×H×W in [0, 1]."""

@@ -32,6 +32,7 @@ __all__ = [
     'load_checkpoint_file',
     'load_pretrained',
     'normalize_keys',
+    'plain_state_dict',
 ]
 
 # What training scripts wrap around the weights, outermost first.
@@ -68,6 +69,20 @@ def get_state_dict(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         if isinstance(checkpoint.get(name), Mapping):
             checkpoint = checkpoint[name]
     return {k: v for k, v in checkpoint.items() if isinstance(v, torch.Tensor)}
+
+
+def plain_state_dict(module: nn.Module) -> dict[str, Any]:
+    """A module's state under the names that it has without distributed wrappers.
+
+    Args:
+        module (nn.Module): Itself or its parts may be wrapped.
+
+    Returns:
+        dict[str, Any]: Names and values; nothing is copied.
+    """
+    from mmengine.runner.checkpoint import get_state_dict as unwrapped_state
+
+    return unwrapped_state(module)
 
 
 def normalize_keys(
@@ -220,7 +235,7 @@ def check_state_dict_matches(
         ValueError: If no key matches, a tensor has another shape, or with ``complete``
             one is missing.
     """
-    expected = normalize_keys(module.state_dict(), {})
+    expected = plain_state_dict(module)
     found = get_state_dict(checkpoint)
     state_dict = normalize_keys(found, expected)
     kind = type(module).__name__

@@ -2,14 +2,12 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import entropy
 
 from mergevq_mm.evaluation.functional import (
     bit_entropies,
     code_statistics,
     entropy_bits,
-    source_accuracy,
 )
 
 
@@ -59,14 +57,3 @@ def test_bad_codes():
         code_statistics(np.array([1, 8]), bits=3)
     with pytest.raises(ValueError, match='index is empty'):
         code_statistics(np.array([], dtype=int), bits=3)
-
-
-def test_source_accuracy_by_hand():
-    group = torch.tensor([0, 1, 1, 2, 2, 3])
-    predicted = torch.tensor([0, 1, 3, 2, 1, 0])
-    index = torch.tensor([7, 9, 4, 9])  # tokens 1 and 3 have the same code
-    assert source_accuracy(predicted, group, index) == pytest.approx(
-        {'acc': 3 / 6, 'acc_codes': 4 / 6}
-    )
-    with pytest.raises(ValueError, match='differ in length'):
-        source_accuracy(predicted[:-1], group, index)

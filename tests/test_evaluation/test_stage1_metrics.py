@@ -176,6 +176,60 @@ def test_lpips_metric(tmp_path):
         LPIPSMetric(net='resnet')
 
 
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """Downloads fail; the messages of the log."""
+
+    def fail(*args, **kwargs):
+        raise OSError('no route to host')
+
+    messages = []
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fail)
+    monkeypatch.setattr(
+        'mergevq_mm.evaluation.weights.print_log',
+        lambda message, **kwargs: messages.append(message),
+    )
+    return messages
+
+
+def _needs_weights(**kwargs):
+    inception = dict(type='mergevq_mm.InceptionFeatures')
+    return [
+        dict(type='mergevq_mm.LPIPSMetric', **kwargs),
+        dict(type='mergevq_mm.FrechetMetric', extractor=inception, **kwargs),
+    ]
+
+
+def test_weights_out_of_reach_leave_their_metrics_out(samples, no_network):
+    metrics = [METRICS.build(config) for config in _needs_weights()]
+    assert len(no_network) == 2, 'when they are made, not at the first validation'
+    for name, message in zip(('LPIPSMetric', 'FrechetMetric'), no_network):
+        assert message.startswith(f'{name} is left out of the evaluation: Checkpoint ')
+        assert 'no route to host' in message
+        assert message.endswith('To make this an error, set required=True.')
+    for _ in range(2):
+        found = _evaluate([ReconstructionMetric(ssim=False), *metrics], samples)
+        assert {name.split('/')[2] for name in found} == {'psnr', 'psnr_predicted'}
+    assert len(no_network) == 2
+
+
+def test_weights_that_are_required_stop_the_run(no_network):
+    for config in _needs_weights(required=True):
+        with pytest.raises(FileNotFoundError, match='no route.*: give the path'):
+            METRICS.build(config)
+
+
+def test_weights_are_read_when_the_metric_is_made(tmp_path):
+    path = tmp_path / 'damaged.pth'
+    path.write_bytes(b'no weights')
+    with pytest.raises(ValueError, match=r'damaged\.pth'):
+        LPIPSMetric(checkpoint=str(path))
+    extractor = dict(type='mergevq_mm.InceptionFeatures', checkpoint=str(path))
+    with pytest.raises(ValueError, match=r'damaged\.pth'):
+        FrechetMetric(extractor)
+
+
 @MODELS.register_module(force=True)
 class _Pixels(FeatureExtractor):
     """Needs no network, so that the ranks of the test start fast."""
@@ -193,6 +247,17 @@ def _all_metrics():
     ]
 
 
+def _one_rank_lacks_weights(rank):
+    metric = FrechetMetric(dict(type='mergevq_mm._Pixels'))
+
+    def load():
+        if rank == 1:
+            raise FileNotFoundError('weights are not here.')
+
+    metric.load_weights(load, required=False)
+    assert not metric.ready, 'left out on all ranks, or the others would wait for it'
+
+
 def _rank(rank, folder, samples, whole):
     """Evaluates every second image; 7 images on two ranks: the last is padding."""
     dist.init_process_group(
@@ -205,6 +270,7 @@ def _rank(rank, folder, samples, whole):
         evaluator.process(mine[start : start + 3])
     found = evaluator.evaluate(len(samples))
     assert found == pytest.approx(whole, rel=1e-9)
+    _one_rank_lacks_weights(rank)
     dist.destroy_process_group()
 
 

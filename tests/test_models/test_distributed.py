@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mergevq_mm.models import LFQ, MergeVQ
+from mergevq_mm.models.utils.finite import guarded_update
 from mergevq_mm.registry import MODELS
 
 WORLD = 2
@@ -203,6 +204,20 @@ def quantize(rank: int | None) -> dict:
     return out
 
 
+def guard(rank: int | None) -> dict:
+    """A gradient that is infinite on rank 1 alone, in a module without wrapper."""
+    module = nn.Linear(2, 1, bias=False)
+    wrapper = OptimWrapper(torch.optim.SGD(module.parameters(), lr=0.1))
+    found, moved = [], []
+    for scale in (float('inf') if rank in (None, 1) else 1.0, 1.0):
+        before = module.weight.detach().clone()
+        handle = module.weight.register_hook(lambda gradient, s=scale: gradient * s)
+        found.append(tuple(guarded_update(wrapper, module(torch.ones(1, 2)).sum())))
+        handle.remove()
+        moved.append(not torch.equal(before, module.weight))
+    return {'updates': found, 'moved': moved}
+
+
 def everything(rank: int | None) -> dict:
     """All that is compared."""
     return {
@@ -210,6 +225,7 @@ def everything(rank: int | None) -> dict:
         'one': train(rank),
         'two': train(rank, micro_batches=2),
         'nan': train(rank, bad_rank=1),
+        'guard': guard(rank),
     }
 
 
@@ -343,3 +359,12 @@ def test_a_bad_batch_on_one_rank_is_skipped_on_both(results: list[dict]) -> None
     compare(first['gradients'], single['gradients'])
     assert first['lecam'] == second['lecam']
     assert first['lecam'] == pytest.approx(single['lecam'], rel=1e-4, abs=1e-6)
+
+
+def test_an_infinite_gradient_on_one_rank_is_dropped_on_both(
+    results: list[dict],
+) -> None:
+    for result in results:
+        updates = result['guard']['updates']
+        assert updates == [(False, False), (True, True)]  # finite, stepped
+        assert result['guard']['moved'] == [False, True]

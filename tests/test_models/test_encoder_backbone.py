@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -53,13 +54,64 @@ def test_out_types_agree(keep: int | None) -> None:
     assert outs['raw'].shape == (2, 1 + number, 16)
     assert torch.equal(outs['raw'][:, 0], merged.cls)
     assert torch.equal(outs['cls_token'], merged.cls)
-    assert torch.equal(outs['cls_token'], encoder(x, keep, mode='cls'))
+    alone = encoder(x, keep, mode='cls')
+    torch.testing.assert_close(alone, merged.cls, rtol=1e-6, atol=1e-6)
     # Maps are put back on the grid by the group map.
     assert outs['featmap'].shape == (2, 16, 4, 8)
     assert torch.equal(outs['featmap'].flatten(2).transpose(1, 2), on_grid)
     torch.testing.assert_close(outs['avg_featmap'], on_grid.mean(dim=1))
     weighted = (merged.tokens * merged.size[..., None]).sum(dim=1) / 32
     torch.testing.assert_close(outs['avg_featmap'], weighted)
+
+
+@pytest.mark.parametrize('removed', [None, [3, 0, 5], [4, 6, 0]])
+@pytest.mark.parametrize('arch', [PATCH, HYBRID])
+def test_the_class_token_alone_is_that_of_all(
+    arch: dict, removed: list[int] | None
+) -> None:
+    """Value and gradients, with merging in the last block or not, and dropped paths."""
+    encoder = build(arch, drop_path_rate=0.5).double().train()
+    x = torch.randn(4, 3, 16, 16, dtype=torch.double)
+    weight = torch.randn(4, 16, dtype=torch.double)
+    alone = functools.partial(encoder, x, removed=removed, mode='cls')
+    found = []
+    for encode in (lambda: encoder.encode(x, removed=removed).cls, alone):
+        torch.manual_seed(3)  # of the dropped paths
+        encoder.zero_grad()
+        cls = encode()
+        (cls * weight).sum().backward()
+        gradients = [
+            torch.zeros_like(p) if p.grad is None else p.grad
+            for p in encoder.parameters()
+        ]
+        found.append([cls.detach(), *gradients])
+    assert found[0][0].abs().max() > 0.1
+    for all_, alone_ in zip(*found, strict=True):
+        torch.testing.assert_close(alone_, all_, rtol=1e-6, atol=1e-6)
+
+
+def test_the_class_token_alone_leaves_the_rest_out() -> None:
+    encoder = build(PATCH)
+    seen: dict[str, list] = {'mlp': [], 'proj': []}
+    last = encoder.layers[-1]
+    last.mlp.register_forward_hook(lambda m, args, out: seen['mlp'].append(out))
+    last.attn.proj.register_forward_hook(lambda m, args, out: seen['proj'].append(out))
+    x = torch.randn(2, 3, 16, 16)
+    encoder(x, 7, mode='cls')
+    assert [out.shape for outs in seen.values() for out in outs] == [(2, 1, 16)] * 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('arch', [PATCH, HYBRID])
+def test_one_embedding_serves_any_number_of_tokens(arch: dict) -> None:
+    encoder = build(arch)
+    x = torch.randn(2, 3, 8, 16)
+    embedded = encoder.embed(x)
+    assert embedded.grid == encoder.grid_of(8, 16)
+    for keep in (None, 7, 0.5):
+        whole, parts = encoder.encode(x, keep), encoder.encode_embedded(embedded, keep)
+        assert all(torch.equal(a, b) for a, b in zip(whole[:-1], parts[:-1]))
+        assert whole.grid == parts.grid
 
 
 @torch.no_grad()
@@ -219,6 +271,59 @@ def test_position_embedding_is_resized_on_load(size: tuple[int, int]) -> None:
     assert state['pos_embed'].shape == shape  # the caller's dict is as it was
 
 
+def resized(table: torch.Tensor, source: tuple, target: tuple) -> torch.Tensor:
+    """Bicubic interpolation of a table 1×L×16 by torch alone."""
+    maps = table.detach().view(1, *source, 16).permute(0, 3, 1, 2)
+    maps = F.interpolate(maps, target, mode='bicubic', align_corners=False)
+    return maps.flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ('source', 'target', 'saved'),
+    [
+        ((16, 16), (8, 32), True),  # equally many positions
+        ((8, 32), (16, 16), True),
+        ((8, 24), (16, 16), True),  # not square
+        ((8, 24), (8, 24), False),  # a file of before the grid was saved
+        ((16, 16), (8, 32), False),  # as square
+    ],
+)
+def test_the_grid_is_saved_with_the_positions(
+    source: tuple[int, int], target: tuple[int, int], saved: bool
+) -> None:
+    one = MergeVQEncoder(PATCH, img_size=source)
+    other = MergeVQEncoder(PATCH, img_size=target)
+    state = one.state_dict()
+    assert state['pos_grid'].tolist() == [size // 4 for size in source]
+    if not saved:
+        del state['pos_grid']
+    names = set(state)
+    other.load_state_dict(state)  # strict
+    assert set(state) == names
+    grids = [tuple(size // 4 for size in sizes) for sizes in (source, target)]
+    expected = one.pos_embed
+    if grids[0] != grids[1]:
+        expected = resized(one.pos_embed, *grids)
+    torch.testing.assert_close(other.pos_embed.detach(), expected.detach())
+    assert other.pos_grid.tolist() == list(grids[1])  # what it will save
+    assert sum(p.numel() for p in other.parameters()) == sum(
+        v.numel() for k, v in other.state_dict().items() if k != 'pos_grid'
+    )
+
+
+def test_positions_of_an_unknown_grid_are_refused() -> None:
+    state = MergeVQEncoder(PATCH, img_size=(8, 24)).state_dict()
+    square = MergeVQEncoder(PATCH, img_size=16)
+    with pytest.raises(ValueError, match=r'pos_embed .* 12 positions and pos_grid=\['):
+        square.load_state_dict({**state, 'pos_grid': torch.tensor([5, 5])})
+    del state['pos_grid']
+    with pytest.raises(
+        ValueError, match='12 positions and no pos_grid.*; add pos_grid'
+    ):
+        square.load_state_dict(state)
+    assert 'pos_grid' not in build(HYBRID).state_dict()
+
+
 def test_copies_resize_for_themselves() -> None:
     """EMA copies the model; the load hook must see the copy's grid."""
     encoder = MergeVQEncoder(PATCH, img_size=32)
@@ -243,6 +348,20 @@ def test_a_checkpoint_that_matches_nothing_is_refused(tmp_path: object) -> None:
     )
     with pytest.raises(ValueError):
         other.init_weights()
+
+
+def test_weights_that_cannot_be_had_name_the_way_out(tmp_path: object) -> None:
+    init_cfg = {
+        'type': 'mergevq_mm.WeightSelection',
+        'checkpoint': str(tmp_path / 'dinov2.pth'),
+    }
+    encoder = MergeVQEncoder(PATCH, img_size=16, init_cfg=init_cfg)
+    with pytest.raises(
+        FileNotFoundError,
+        match=r'init_cfg of the backbone: .*dinov2\.pth" does not exist: give the path '
+        r"or URL of a file as its 'checkpoint', or set init_cfg=None to start",
+    ):
+        encoder.init_weights()
 
 
 def test_initial_weights() -> None:

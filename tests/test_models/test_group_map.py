@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from mergevq_mm.models.utils.group_map import (
+    RecoverInOrder,
     first_occurrence,
     group_sizes,
     raster_order,
     recover_tokens,
+    source_accuracy,
     source_matrix,
 )
 from mergevq_mm.models.utils.token_merging import (
@@ -145,3 +148,52 @@ def _merge_rows(dense: Tensor, match: tuple) -> Tensor:
             other[j] = torch.maximum(other[j], a[i])
         merged.append(torch.cat([a[match.kept[b]], other]))
     return torch.stack(merged)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+def test_the_gradient_in_a_fixed_order_is_that_of_gather(dtype: torch.dtype) -> None:
+    group = torch.tensor([[0, 1, 0, 2, 0, 1], [2, 2, 2, 1, 0, 2]])
+    tokens = torch.randn(2, 3, 5, dtype=torch.float64).to(dtype).requires_grad_()
+    weight = torch.randint(-4, 5, (2, 6, 5)).to(dtype)  # whole numbers add up exactly
+    found = []
+    for recover in (recover_tokens, RecoverInOrder.apply):
+        out = recover(tokens, group)
+        (gradient,) = torch.autograd.grad((out * weight).sum(), tokens)
+        found.append((out, gradient))
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    by_hand = torch.zeros(2, 3, 5, dtype=dtype)
+    for b in range(2):
+        for position in range(6):
+            by_hand[b, group[b, position]] += weight[b, position]
+    assert torch.equal(found[1][1], by_hand)
+
+
+def test_the_gradient_in_a_fixed_order_is_right_twice() -> None:
+    group = torch.tensor([[0, 1, 0, 1, 1]])
+    tokens = torch.randn(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    recover = lambda x: RecoverInOrder.apply(x, group).square()  # noqa: E731
+    assert torch.autograd.gradcheck(recover, tokens)
+    assert torch.autograd.gradgradcheck(recover, tokens)
+
+
+@pytest.mark.gpu
+def test_the_gradient_is_the_same_in_each_run_on_a_gpu() -> None:
+    group = torch.randint(16, (4, 1024), device='cuda')
+    tokens = torch.randn(4, 16, 64, device='cuda', requires_grad=True)
+    weight = torch.randn(4, 1024, 64, device='cuda')
+    gradients = [
+        torch.autograd.grad((recover_tokens(tokens, group) * weight).sum(), tokens)[0]
+        for _ in range(5)
+    ]
+    assert all(torch.equal(gradients[0], other) for other in gradients)
+
+
+def test_source_accuracy_by_hand() -> None:
+    group = torch.tensor([[0, 1, 1, 2, 2, 3], [0, 0, 1, 1, 2, 3]])
+    predicted = torch.tensor([[0, 1, 3, 2, 1, 0], [0, 0, 1, 1, 2, 3]])
+    index = torch.tensor([[7, 9, 4, 9], [1, 2, 3, 4]])  # 1 and 3 have the same code
+    assert source_accuracy(predicted, group).tolist() == [0.5, 1.0]
+    found = source_accuracy(predicted, group, index)
+    torch.testing.assert_close(found, torch.tensor([4 / 6, 1.0]))
+    with pytest.raises(ValueError, match='differ in shape; give'):
+        source_accuracy(predicted[:, :-1], group, index)

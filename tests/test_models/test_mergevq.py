@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 from mmengine.model import MMSeparateDistributedDataParallel
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
 from tiny_mergevq import (
@@ -24,6 +24,8 @@ from tiny_mergevq import (
     build_model,
     clone_state,
     model_cfg,
+    moved,
+    optimizers,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +43,7 @@ from mergevq_mm.registry import MODELS
 _COUNT = itertools.count()
 DINO = dict(
     type='mergevq_mm.MergeVQHead',
+    source=dict(loss_weight=0.5),
     alignment=dict(
         in_channels=DIMS, out_channels=8, layers=2, num_prototypes=10, loss='dino'
     ),
@@ -55,34 +58,10 @@ def hub() -> MessageHub:
     return hub
 
 
-def optimizers(
-    model: MergeVQ, kind: type = OptimWrapper, lr: float = 0.1, **kwargs: Any
-) -> OptimWrapperDict:
-    """SGD for each side."""
-    sides = {'generator': [], 'discriminator': []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            side = 'discriminator' if 'discriminator' in name else 'generator'
-            sides[side].append(parameter)
-    wrappers = {
-        side: kind(torch.optim.SGD(parameters, lr=lr), **kwargs)
-        for side, parameters in sides.items()
-        if parameters
-    }
-    return OptimWrapperDict(**wrappers)
-
-
 def prepared(model: MergeVQ, data: dict) -> tuple[list[Tensor], list[DataSample]]:
     """A batch after the preprocessor."""
     data = model.data_preprocessor(data, training=True)
     return data['inputs'], data['data_samples']
-
-
-def moved(before: dict[str, Tensor], module: nn.Module) -> set[str]:
-    """Names of the parts of a model whose state has changed."""
-    after = module.state_dict()
-    changed = {k for k in before if not torch.equal(before[k], after[k])}
-    return {name.split('.')[0] for name in changed}
 
 
 # ------------------------------------------------------------------------- modes
@@ -92,7 +71,7 @@ def test_tensor_mode_is_the_backbone() -> None:
     model = build_model().eval()
     x = torch.randn(2, 3, 8, 8)
     (cls,) = model(x)
-    assert torch.equal(cls, model.backbone(x, mode='cls'))
+    assert torch.equal(cls, model.backbone.encode(x).cls)
     assert torch.equal(model.extract_feat(x)[0], cls)
     with pytest.raises(RuntimeError, match='guess'):
         model(x, mode='guess')
@@ -491,6 +470,20 @@ def test_keep_may_be_one_number_or_all(hub: MessageHub) -> None:
         assert sampler.target in expected
 
 
+def merged_by(model: MergeVQ) -> list[tuple[int, list[int]]]:
+    """Filled at each call of the blocks: tokens left at the end, and merged in each."""
+    seen: list = []
+    plan_of = model.backbone._plan
+
+    def plan(grid: tuple[int, int], *args: Any) -> list[int]:
+        removed = list(plan_of(grid, *args))
+        seen.append((grid[0] * grid[1] - sum(removed), removed))
+        return removed
+
+    model.backbone._plan = plan
+    return seen
+
+
 def square_model(side: int, keep: int, legacy: bool) -> MergeVQ:
     """Twelve layers on ``side`` x ``side`` tokens of one pixel each."""
     arch = dict(stem='patch', embed_dims=8, patch_size=1, num_layers=12, num_heads=2)
@@ -536,25 +529,25 @@ def test_tokens_of_the_alignment_view(
 ) -> None:
     for old, expected in ((False, share), (True, legacy)):
         model = square_model(side, keep, old)
-        seen: list = []
-        model.backbone.encode = spy(model.backbone.encode, seen)
+        seen = merged_by(model)
         image, other = torch.randn(1, 3, side, side), torch.randn(1, 3, view, view)
         # The teacher's view has its own size.
         losses, _ = model.generator_losses(
             [image, other, torch.randn(1, 3, 8, 8)], None
         )
-        assert [merged.tokens.shape[1] for merged in seen] == [keep, expected]
-        terms = model.head.alignment(seen[1].cls, torch.zeros(1, DIMS))
-        assert terms['loss_align'].isfinite() and losses['loss_align'].isfinite()
+        assert [left for left, _ in seen] == [keep, expected]
+        cls = model.backbone.encode(other, removed=seen[1][1]).cls
+        target = model.target_generator(torch.zeros(1, 3, 8, 8))
+        assert model.head.alignment(cls, target)['loss_align'].isfinite()
+        assert losses['loss_align'].isfinite()
 
 
 def test_alignment_of_a_small_view_takes_what_the_layers_reach() -> None:
     model = build_model(keep=4)
-    seen: list = []
-    model.backbone.encode = spy(model.backbone.encode, seen)
+    seen = merged_by(model)
     views = [torch.randn(1, 3, 8, 8), torch.randn(1, 3, 2, 12), torch.randn(1, 3, 8, 8)]
     model.generator_losses(views, None)  # 4 of 16, so 1.5 of 6: two layers reach 2
-    assert [merged.tokens.shape[1] for merged in seen] == [4, 2]
+    assert [left for left, _ in seen] == [4, 2]
 
 
 # ------------------------------------------------------------------------ teachers
@@ -617,6 +610,7 @@ def test_ema_teacher_follows_the_student(hub: MessageHub) -> None:
 def test_labels_in_the_place_of_a_teacher() -> None:
     head = dict(
         type='mergevq_mm.MergeVQHead',
+        source={},
         alignment=dict(in_channels=DIMS, out_channels=2, layers=2, loss='label'),
     )
     model = build_model(head=head, target_generator=None)
@@ -628,6 +622,9 @@ def test_labels_in_the_place_of_a_teacher() -> None:
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1)
     torch.testing.assert_close(losses['loss_align'], expected)
     assert losses['align_acc'] == (logits.argmax(1) == labels).float().mean()
+    for without in (None, [DataSample()] * 4):
+        with pytest.raises(ValueError, match="no gt_label, .*loss='label'.*; read"):
+            model.generator_losses(inputs, without)
 
 
 # --------------------------------------------------------------- errors when built
@@ -677,6 +674,91 @@ def changed(part: str, **arguments: Any) -> dict:
 def test_parts_that_do_not_fit(overrides: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_model(**overrides)
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        (
+            dict(target_generator=None),
+            r'target_generator=None, but head\.alignment compares .*; give a teacher',
+        ),
+        (
+            changed('head', source=None),
+            r'head\.source=None, but nothing else trains the neck SourceRecovery; give',
+        ),
+        (
+            dict(neck=dict(type='mergevq_mm.GroupMapRecovery')),
+            r'head\.source is given, but the neck GroupMapRecovery .*; use neck=',
+        ),
+    ],
+)
+def test_losses_without_effect_stop_before_training(
+    overrides: dict, message: str
+) -> None:
+    model = build_model(**overrides)  # encodes and decodes, as a published one does
+    assert list(model.predict(torch.zeros(1, 3, 8, 8))[0].reconstructions) == [9, 16]
+    with pytest.raises(ValueError, match=message):
+        model.init_weights()  # what the Runner calls before training
+    with pytest.raises(ValueError, match=message):
+        model.train_step(batch(), optimizers(model))
+
+
+def test_what_nothing_trains_is_not_predicted_unless_asked_for() -> None:
+    assert build_model().predict_source
+    untrained = changed('head', source=None)
+    assert not build_model(**untrained).predict_source
+    asked = dict(keep=9, predict_source=True)
+    assert build_model(**untrained, test_cfg=asked).predict_source
+
+
+@pytest.mark.parametrize(
+    ('keep', 'expected'),
+    [
+        (9, [9]),
+        (0.5, [8]),
+        (1.0, [16]),
+        ([0.25, 9, 4, 0.25], [4, 9]),
+        ((16, 0.5), [16, 8]),
+    ],
+)
+def test_numbers_and_shares_to_evaluate_at(keep: Any, expected: list[int]) -> None:
+    model = build_model(test_cfg=dict(keep=keep)).eval()
+    (sample,) = model.predict(torch.zeros(1, 3, 8, 8))
+    assert list(sample.reconstructions) == expected
+
+
+def test_shares_to_train_with() -> None:
+    sampler = build_model(keep=0.5, test_cfg=None).keep_sampler
+    assert (sampler.target, sampler.candidates) == (8, (8,))
+    sampler = build_model(keep=dict(target=0.25, candidates=[4, 0.5])).keep_sampler
+    assert (sampler.target, sampler.candidates) == (4, (4, 8))
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        (dict(test_cfg=dict(keep='9')), r"test_cfg\.keep='9' is no number .*; give"),
+        (dict(test_cfg=dict(keep=[9, None])), r'test_cfg\.keep=None is no number'),
+        (dict(test_cfg=dict(keep=True)), r'test_cfg\.keep=True is no number'),
+        (dict(test_cfg=dict(keep=[])), r'test_cfg\.keep=\[\] names no number .*; give'),
+        (dict(test_cfg=dict(keep=1.5)), r'keep=1\.5 is a share outside \(0, 1\]; give'),
+        (dict(keep=-0.5), r'keep=-0\.5 is a share outside'),
+        (dict(keep='all'), "keep='all' is no number of tokens; give"),
+    ],
+)
+def test_keeps_that_are_no_numbers(overrides: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_model(**overrides)
+
+
+@torch.no_grad()
+def test_prediction_runs_the_stem_once() -> None:
+    model = build_model(test_cfg=dict(keep=[4, 9, 16])).eval()
+    calls: list = []
+    model.backbone.stem.register_forward_hook(lambda *args: calls.append(1))
+    model.predict(torch.zeros(1, 3, 8, 8))
+    assert len(calls) == 1
 
 
 # ------------------------------------------------------------------- initialization

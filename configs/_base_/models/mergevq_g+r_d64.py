@@ -1,7 +1,24 @@
 # MergeVQ (G+R), the d64 model of the paper's Table A1: 62.67 M + 83.37 M parameters.
+
+# mmpretrain's copy of DINOv2-B, downloaded before the training starts. Without a
+# network name a file: DINOV2_B_WEIGHTS=FILE python tools/train.py ...
+dinov2_weights = '{{$DINOV2_B_WEIGHTS:https://download.openmmlab.com/mmpretrain/v1.0/dinov2/vit-base-p14_dinov2-pre_3rdparty_20230426-ba246503.pth}}'  # noqa: E501
+
 model = dict(
     type='mergevq_mm.MergeVQ',
-    backbone=dict(type='mergevq_mm.MergeVQEncoder', arch='g+r-d64', img_size=256),
+    # The paper initialises the blocks and the class token of G and G+R from DINOv2:
+    # ViT-B, from the teacher's file, for d64 and d96; ViT-S for d32. R starts random.
+    # Off: --cfg-options model.backbone.init_cfg=None
+    backbone=dict(
+        type='mergevq_mm.MergeVQEncoder',
+        arch='g+r-d64',
+        img_size=256,
+        init_cfg=dict(
+            type='mergevq_mm.WeightSelection',
+            checkpoint=dinov2_weights,
+            prefix='backbone.',
+        ),
+    ),
     quantizer=dict(
         type='mergevq_mm.LFQ',
         bits=18,
@@ -17,8 +34,8 @@ model = dict(
         channel_mult=(1, 1, 2, 4, 8),
         num_heads=8,
     ),
-    # Weights of the authors' code; the paper's Table A1 is
-    #   pixel=dict(l2=1.0), perceptual.loss_weight=0.7, gan_weight=0.8
+    # Weights of the authors' code; those of the paper's Table A1 stand in
+    # configs/mergevq_g+r_a1.py.
     head=dict(
         type='mergevq_mm.MergeVQHead',
         pixel=dict(l1=1.0),
@@ -37,8 +54,6 @@ model = dict(
         norm_cfg=dict(type='BN'),
         init_cfg=dict(type='normal', gain=0.02),
     ),
-    # mmpretrain's copy of the DINOv2-B weights. Without a network, give a path:
-    #   --cfg-options model.target_generator.network.init_cfg.checkpoint=FILE
     target_generator=dict(
         type='mergevq_mm.FrozenTeacher',
         network=dict(
@@ -50,8 +65,7 @@ model = dict(
             out_type='cls_token',
             init_cfg=dict(
                 type='Pretrained',
-                checkpoint='https://download.openmmlab.com/mmpretrain/v1.0/dinov2/'
-                'vit-base-p14_dinov2-pre_3rdparty_20230426-ba246503.pth',
+                checkpoint=dinov2_weights,
                 prefix='backbone.',
             ),
         ),

@@ -23,27 +23,15 @@ from typing import Any
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.runner import Runner
 from torch import nn
 
 from mergevq_mm.registry import HOOKS
+from mergevq_mm.utils.distributed import unwrap
 
 from .run_state_hook import _unwrap_names
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """Take a module out of its distributed wrapper, if it has one.
-
-    Args:
-        module (nn.Module): A module or a wrapped module.
-
-    Returns:
-        nn.Module: The module itself.
-    """
-    return module.module if is_model_wrapper(module) else module
 
 
 def generator_view(model: nn.Module, parts: Iterable[str]) -> nn.ModuleDict:

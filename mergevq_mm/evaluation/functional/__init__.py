@@ -9,7 +9,6 @@ from .frechet import (
 )
 from .image_quality import MAX_PSNR, psnr, quantize, ssim
 from .predictions import kept_counts, originals, stacked
-from .source import source_accuracy
 
 __all__ = [
     'MAX_PSNR',
@@ -24,7 +23,6 @@ __all__ = [
     'originals',
     'psnr',
     'quantize',
-    'source_accuracy',
     'ssim',
     'stacked',
 ]

@@ -5,6 +5,7 @@ from .codebook import CodebookMetric
 from .frechet import FrechetMetric
 from .generation import GenerationMetric, GenerationStatistics
 from .generation_frechet import GenerationFrechet
+from .knn import KNNAccuracy
 from .lpips import LPIPSMetric
 from .reconstruction import ReconstructionMetric
 from .source_recovery import SourceRecoveryMetric
@@ -16,6 +17,7 @@ __all__ = [
     'GenerationFrechet',
     'GenerationMetric',
     'GenerationStatistics',
+    'KNNAccuracy',
     'LPIPSMetric',
     'ReconstructionMetric',
     'SourceRecoveryMetric',

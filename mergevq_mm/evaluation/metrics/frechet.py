@@ -22,10 +22,11 @@ from ..functional import (
     originals,
     stacked,
 )
+from ..weights import WeightsFirst
 
 
 @METRICS.register_module()
-class FrechetMetric(BaseMetric):
+class FrechetMetric(WeightsFirst, BaseMetric):
     """rFID at every K, with the protocol named in the log.
 
     Names: ``recon/K16/rfid``, and ``recon/K16/rfid_predicted`` where predictions were
@@ -36,7 +37,8 @@ class FrechetMetric(BaseMetric):
     to published numbers.
 
     The extractor belongs to the metric, not to the model: it is in no checkpoint. It is
-    built at the first batch. Features are gathered as float32, 4·D bytes per image for
+    built when the metric is, and if its weights cannot be downloaded the metric is left
+    out with a warning. Features are gathered as float32, 4·D bytes per image for
     the originals and for each K: 0.4 GB each for 50,000 images and D = 2048.
 
     Args:
@@ -47,12 +49,15 @@ class FrechetMetric(BaseMetric):
             Defaults to None, all that the predictions have.
         predicted (bool): Whether to measure also what was decoded with the predicted
             group map: one more pass of the extractor at each K. Defaults to True.
+        required (bool): Whether weights that cannot be downloaded are an error instead.
+            Defaults to False.
         collect_device (str): 'cpu' or 'gpu'. Defaults to 'cpu'.
         prefix (str, optional): First part of the names. Defaults to None, 'recon'.
         collect_dir (str, optional): Folder to gather results in. Defaults to None.
 
     Raises:
-        FileNotFoundError: If a local file of weights in ``extractor`` is not there.
+        FileNotFoundError: If a local file of weights in ``extractor`` is not there, or
+            the weights are required and cannot be downloaded.
         ValueError: If ``extractor`` is not the config of a feature extractor.
     """
 
@@ -63,12 +68,12 @@ class FrechetMetric(BaseMetric):
         extractor: dict,
         keeps: Sequence[int] | None = None,
         predicted: bool = True,
+        required: bool = False,
         collect_device: str = 'cpu',
         prefix: str | None = None,
         collect_dir: str | None = None,
     ) -> None:
         super().__init__(collect_device, prefix, collect_dir)
-        # Cheap: the network inside of it is built and loaded at the first batch.
         built = MODELS.build(extractor)
         if not isinstance(built, FeatureExtractor):
             raise ValueError(
@@ -83,6 +88,7 @@ class FrechetMetric(BaseMetric):
         if predicted:
             self._images['predicted_image'] = '_predicted'
         self.protocol: dict[str, Any] = {}
+        self.load_weights(built.load_weights, required)
 
     @torch.no_grad()
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -92,6 +98,8 @@ class FrechetMetric(BaseMetric):
             data_batch (Any): Not used.
             data_samples (Sequence[dict]): Predictions of the batch.
         """
+        if not self.ready:
+            return
         original = originals(data_samples)
         self.extractor.to(original.device)
         features = {'original': self._features(original)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mergevq_mm.registry import METRICS
 
-from ..functional import kept_counts, source_accuracy, stacked
+from ..functional import kept_counts, stacked
 from .base import MeanOverImages
 
 
@@ -26,6 +26,9 @@ class SourceRecoveryMetric(MeanOverImages):
 
     def measure(self, samples: Sequence[Mapping]) -> dict[str, Sequence[float]]:
         """Measure the accuracies of B predictions, see the base class."""
+        # Here, for it imports all models: who measures has one anyway.
+        from mergevq_mm.models.utils.group_map import source_accuracy
+
         measured: dict[str, list[float]] = {}
         for keep in kept_counts(samples, self.keeps):
             predicted = stacked(samples, keep, 'predicted_group')
@@ -33,7 +36,8 @@ class SourceRecoveryMetric(MeanOverImages):
                 continue
             group = stacked(samples, keep, 'group')
             index = stacked(samples, keep, 'index')
-            for triple in zip(predicted, group, index):
-                for name, value in source_accuracy(*triple).items():
-                    measured.setdefault(f'K{keep}/{name}', []).append(value)
+            accuracy = source_accuracy(predicted, group)  # B
+            measured[f'K{keep}/acc'] = accuracy.tolist()
+            accuracy = source_accuracy(predicted, group, index)
+            measured[f'K{keep}/acc_codes'] = accuracy.tolist()
         return measured

@@ -59,3 +59,26 @@ def one_of(name: str, value: object, known: Sequence[str] | dict) -> None:
         raise ValueError(
             f'{name}={value!r} is not known; choose one of {", ".join(known)}.'
         )
+
+
+def read_indices(out_indices: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
+    """Indices of blocks, counted from the front; refuse those of no block."""
+    if isinstance(out_indices, int):
+        out_indices = [out_indices]
+    for index in out_indices:
+        if not -num_layers <= index < num_layers:
+            raise ValueError(
+                f'out_indices={list(out_indices)} names block {index}; there are '
+                f'{num_layers} blocks, 0 to {num_layers - 1}.'
+            )
+    return tuple(index % num_layers for index in out_indices)
+
+
+def check_stages(out_stages: Sequence[int], number: int) -> None:
+    """Refuse stages that a stem of so many does not have."""
+    for index in out_stages:
+        if not 0 <= index < number:
+            raise ValueError(
+                f'out_stages={list(out_stages)} names stage {index}; the stem has '
+                f'{number}, 0 to {number - 1}.'
+            )

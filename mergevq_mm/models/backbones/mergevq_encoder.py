@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from mmengine.utils import to_2tuple
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
-from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 
 from mergevq_mm.registry import MODELS
@@ -22,8 +20,15 @@ from ..utils.merge_schedule import (
     merge_schedule,
     resolve_keep,
 )
-from ..utils.structures import MergedTokens
-from .architectures import ARCHITECTURES, one_of, read_architecture
+from ..utils.structures import EmbeddedImage, MergedTokens
+from .architectures import (
+    ARCHITECTURES,
+    check_stages,
+    one_of,
+    read_architecture,
+    read_indices,
+)
+from .positions import fit_loaded_positions, resize_positions
 from .stems import HybridStem, PatchStem
 
 
@@ -111,7 +116,8 @@ class MergeVQEncoder(BaseBackbone):
         self.keep = keep
         self.out_type = out_type
         self.out_stages = tuple(out_stages)
-        self.out_indices = self._read_indices(out_indices)
+        self.out_indices = read_indices(out_indices, self.num_layers)
+        check_stages(self.out_stages, len(self.stem.stage_channels))
 
         self.img_size = to_2tuple(img_size)
         self.grid = self.grid_of(*self.img_size)
@@ -120,6 +126,8 @@ class MergeVQEncoder(BaseBackbone):
         if arch['stem'] == 'patch' if pos_embed is None else pos_embed:
             length = self.grid[0] * self.grid[1]
             self.pos_embed = nn.Parameter(torch.zeros(1, length, self.embed_dims))
+            # Stands in checkpoints: 4x4 and 2x8 positions are equally many.
+            self.register_buffer('pos_grid', torch.tensor(self.grid))
         step = drop_path_rate / max(self.num_layers - 1, 1)
         self.layers = nn.ModuleList(
             MergingBlock(
@@ -138,7 +146,7 @@ class MergeVQEncoder(BaseBackbone):
         self.frozen_stages = frozen_stages
         self._freeze_stages()
         self._init_parameters()
-        self._register_load_state_dict_pre_hook(self._resize_loaded_pos_embed)
+        self._register_load_state_dict_pre_hook(self._fit_loaded_positions)
 
     # ------------------------------------------------------------------ tokenizer
 
@@ -163,10 +171,75 @@ class MergeVQEncoder(BaseBackbone):
         Raises:
             ValueError: If the stride does not divide the image, or K cannot be reached.
         """
-        _, x, size, group, grid = self._embed(x)
+        return self.encode_embedded(self.embed(x), keep, removed)
+
+    def embed(self, x: Tensor) -> EmbeddedImage:
+        """Run the stem, which does not depend on K.
+
+        Args:
+            x (Tensor): Images, B×3×H×W.
+
+        Returns:
+            EmbeddedImage: What :meth:`encode_embedded` takes, at any number of K.
+
+        Raises:
+            ValueError: If the stride does not divide the image.
+        """
+        _, tokens, _, _, grid = self._embed(x)
+        return EmbeddedImage(tokens, grid)
+
+    def encode_embedded(
+        self,
+        embedded: EmbeddedImage,
+        keep: int | float | None = None,
+        removed: Sequence[int] | None = None,
+    ) -> MergedTokens:
+        """Run the blocks: the second half of :meth:`encode`.
+
+        Args:
+            embedded (EmbeddedImage): From :meth:`embed`.
+            keep (int | float, optional): See :meth:`encode`. Defaults to None.
+            removed (Sequence[int], optional): See :meth:`encode`. Defaults to None.
+
+        Returns:
+            MergedTokens: See :meth:`encode`.
+
+        Raises:
+            ValueError: If K cannot be reached.
+        """
+        x, grid = embedded
+        size, group = None, self._positions(x)
         for layer, r in zip(self.layers, self._plan(grid, keep, removed), strict=True):
             x, size, group = layer(x, size, group, r)
         return self._merged(x, size, group, grid)
+
+    def encode_class(
+        self,
+        x: Tensor,
+        keep: int | float | None = None,
+        removed: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The class token of :meth:`encode`, without what only the others need.
+
+        There is no source map, and the last block computes the class token alone: what
+        it merges cannot change it any more.
+
+        Args:
+            x (Tensor): Images, B×3×H×W.
+            keep (int | float, optional): See :meth:`encode`. Defaults to None.
+            removed (Sequence[int], optional): See :meth:`encode`. Defaults to None.
+
+        Returns:
+            Tensor: B×D.
+
+        Raises:
+            ValueError: As :meth:`encode`.
+        """
+        _, x, size, _, grid = self._embed(x)
+        plan = self._plan(grid, keep, removed)
+        for layer, r in zip(self.layers[:-1], plan[:-1], strict=True):
+            x, size, _ = layer(x, size, None, r)
+        return self.layers[-1].class_token(x, size)
 
     @staticmethod
     def _merged(
@@ -198,7 +271,7 @@ class MergeVQEncoder(BaseBackbone):
             keep (int | float, optional): Tokens to keep. Defaults to None: for
                 features, the constructor's; for encoding, all.
             mode (str): 'features'; 'encode' for :meth:`encode`, callable here so that
-                distributed wrappers see it; 'cls' for the last class token alone.
+                distributed wrappers see it; 'cls' for :meth:`encode_class`.
                 Defaults to 'features'.
             removed (Sequence[int], optional): Instead of the schedule, how many tokens
                 to merge in each block. Defaults to None.
@@ -209,8 +282,8 @@ class MergeVQEncoder(BaseBackbone):
         """
         one_of('mode', mode, ('features', 'encode', 'cls'))
         if mode != 'features':
-            merged = self.encode(x, keep, removed)
-            return merged if mode == 'encode' else merged.cls
+            encode = self.encode if mode == 'encode' else self.encode_class
+            return encode(x, keep, removed)
         maps, x, size, group, grid = self._embed(x)
         outs = [maps[i] for i in self.out_stages]
         plan = self._plan(grid, self.keep if keep is None else keep, removed)
@@ -226,12 +299,17 @@ class MergeVQEncoder(BaseBackbone):
         maps = self.stem(x)
         tokens = maps[-1].flatten(2).transpose(1, 2)  # B×D×h×w -> B×L×D
         if self.pos_embed is not None:
-            tokens = tokens + self._resize(self.pos_embed, self.grid, grid)
-        batch, length, _ = tokens.shape
-        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1)
+            tokens = tokens + resize_positions(self.pos_embed, self.grid, grid)
+        cls = self.cls_token.expand(len(tokens), -1, -1)
+        tokens = torch.cat([cls, tokens], dim=1)
+        return maps, tokens, None, self._positions(tokens), grid
+
+    @staticmethod
+    def _positions(tokens: Tensor) -> Tensor:
+        """The source map B×L of tokens B×(1+L)×D of which none has merged."""
+        batch, number, _ = tokens.shape
         # Positions count the class token, which stays at 0.
-        group = torch.arange(1, length + 1, device=x.device).expand(batch, length)
-        return maps, tokens, None, group, grid
+        return torch.arange(1, number, device=tokens.device).expand(batch, -1)
 
     def _plan(
         self,
@@ -274,24 +352,6 @@ class MergeVQEncoder(BaseBackbone):
 
     # -------------------------------------------------------------- configuration
 
-    def _read_indices(self, out_indices: int | Sequence[int]) -> tuple[int, ...]:
-        if isinstance(out_indices, int):
-            out_indices = [out_indices]
-        for index in out_indices:
-            if not -self.num_layers <= index < self.num_layers:
-                raise ValueError(
-                    f'out_indices={list(out_indices)} names block {index}; there are '
-                    f'{self.num_layers} blocks, 0 to {self.num_layers - 1}.'
-                )
-        number = len(self.stem.stage_channels)
-        for index in self.out_stages:
-            if not 0 <= index < number:
-                raise ValueError(
-                    f'out_stages={list(self.out_stages)} names stage {index}; the stem '
-                    f'has {number}, 0 to {number - 1}.'
-                )
-        return tuple(index % self.num_layers for index in out_indices)
-
     def _init_parameters(self) -> None:
         init_transformer(self.layers)
         nn.init.normal_(self.cls_token, std=1e-6)
@@ -299,29 +359,28 @@ class MergeVQEncoder(BaseBackbone):
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def init_weights(self) -> None:
-        """Load ``init_cfg``'s checkpoint, refusing one that matches no weight."""
-        if not init_pretrained(self):
+        """Load what ``init_cfg`` names, refusing a file that matches no weight.
+
+        Raises:
+            FileNotFoundError: If the file is not there or cannot be downloaded.
+            ValueError: If it fills nothing.
+        """
+        if init_pretrained(self):
+            return
+        try:
             super().init_weights()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'init_cfg of the backbone: {str(error).rstrip(".")} as its '
+                "'checkpoint', or set init_cfg=None to start from random weights."
+            ) from error
 
-    # --------------------------------------------------------- position embedding
-
-    @staticmethod
-    def _resize(
-        pos_embed: Tensor, src: tuple[int, int], dst: tuple[int, int]
-    ) -> Tensor:
-        return resize_pos_embed(pos_embed, src, dst, 'bicubic', num_extra_tokens=0)
-
-    def _resize_loaded_pos_embed(
+    def _fit_loaded_positions(
         self, state_dict: dict, prefix: str, *args: object
     ) -> None:
-        """Fit the position embedding of a checkpoint made for another image size."""
-        name = prefix + 'pos_embed'
-        if self.pos_embed is None or name not in state_dict:
-            return
-        loaded = state_dict[name]
-        side = math.isqrt(loaded.shape[1])
-        if loaded.shape != self.pos_embed.shape and side * side == loaded.shape[1]:
-            state_dict[name] = self._resize(loaded, (side, side), self.grid)
+        """Fit the position embedding of a checkpoint made for another grid."""
+        if self.pos_embed is not None:
+            fit_loaded_positions(state_dict, prefix, self.pos_embed, self.grid)
 
     # ------------------------------------------------------------------- training
 

@@ -11,7 +11,7 @@ from mergevq_mm.registry import MODELS
 
 LOSSES = {
     'kl': 'mergevq_mm.DistillationKLLoss',
-    'cosine': 'mergevq_mm.CosineAlignmentLoss',
+    'cosine': 'mmpretrain.CosineSimilarityLoss',
     'dino': 'mergevq_mm.DINOAlignmentLoss',
     'label': 'mmpretrain.LabelSmoothLoss',
 }
@@ -73,6 +73,9 @@ def build_projector(
 class AlignmentHead(BaseModule):
     """Projects the class token and compares it with the teacher's target.
 
+    Differences: the authors' ``mse`` is a cosine averaged over the T dimensions as
+    well, which makes it T times smaller than 'cosine' here.
+
     Args:
         in_channels (int): Width D of the class token.
         out_channels (int): Width T of the target; for 'label' the number of classes;
@@ -116,6 +119,8 @@ class AlignmentHead(BaseModule):
             )
         if kind == 'dino':
             loss.setdefault('num_prototypes', num_prototypes or out_channels)
+        if kind == 'cosine':
+            loss.setdefault('shift_factor', 1.0)  # 1 - cos, as the KL at best 0
         if kind == 'label':
             loss = {'label_smooth_val': 0.1, 'num_classes': out_channels, **loss}
         self.from_labels = kind == 'label'

@@ -21,8 +21,8 @@ class MergeVQHead(BaseModule):
     """Pixel, perceptual, adversarial, source-recovery and alignment terms.
 
     Differences: the defaults are the weights of the authors' code (L1 1, perceptual 1,
-    adversarial 0.1). The paper's Table A1 is ``pixel=dict(l2=1.0)``, a perceptual
-    ``loss_weight=0.7`` and ``gan_weight=0.8``.
+    adversarial 0.1). The paper's Table A1 (L2 1, perceptual 0.7, adversarial 0.8) is
+    ``configs/mergevq_g+r_a1.py``.
 
     Args:
         pixel (dict, optional): Weights of 'l1' and 'l2'. Defaults to None, l1=1.
@@ -79,6 +79,9 @@ class MergeVQHead(BaseModule):
     ) -> dict[str, Tensor]:
         """Weighted terms; one that is not configured or lacks its input is left out.
 
+        ``MergeVQ`` checks before training that each configured term will get its input;
+        class labels are checked here, with each batch.
+
         Args:
             recon (Tensor): Reconstruction, B×3×H×W.
             image (Tensor): Image, B×3×H×W in [-1, 1].
@@ -95,7 +98,8 @@ class MergeVQHead(BaseModule):
             ``loss_source``, ``loss_align`` and diagnostics.
 
         Raises:
-            ValueError: If the shapes of ``recon`` and ``image`` differ.
+            ValueError: If the shapes of ``recon`` and ``image`` differ, or the
+                alignment is on labels and the samples have none.
         """
         if recon.shape != image.shape:
             raise ValueError(
@@ -130,6 +134,12 @@ class MergeVQHead(BaseModule):
         self, data_samples: Sequence | None, device: torch.device
     ) -> Tensor | None:
         """Class labels B of the samples, where the alignment is on labels."""
-        if not self.alignment.from_labels or data_samples is None:
+        if not self.alignment.from_labels:
             return None
+        if not data_samples or any('gt_label' not in s for s in data_samples):
+            raise ValueError(
+                "data_samples have no gt_label, but the alignment's loss='label' "
+                'compares with it; read a data set with classes, or choose a teacher '
+                "and the loss 'kl'."
+            )
         return torch.cat([sample.gt_label for sample in data_samples]).to(device)

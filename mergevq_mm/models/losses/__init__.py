@@ -7,38 +7,32 @@ from .adversarial import (
     nonsaturating_generator_loss,
 )
 from .alignment import (
-    CosineAlignmentLoss,
     DINOAlignmentLoss,
     DistillationKLLoss,
-    cosine_distance,
     dino_cross_entropy,
     distillation_kl,
 )
 from .perceptual import LPIPSLoss, PerceptualLoss, feature_distance
 from .source_recovery import (
     SourceRecoveryLoss,
-    source_accuracy,
     source_binary_cross_entropy,
     source_cross_entropy,
     source_set_nll,
 )
 
 __all__ = [
-    'CosineAlignmentLoss',
     'DINOAlignmentLoss',
     'DistillationKLLoss',
     'LPIPSLoss',
     'LeCAM',
     'PerceptualLoss',
     'SourceRecoveryLoss',
-    'cosine_distance',
     'dino_cross_entropy',
     'distillation_kl',
     'feature_distance',
     'hinge_discriminator_loss',
     'lecam_regularizer',
     'nonsaturating_generator_loss',
-    'source_accuracy',
     'source_binary_cross_entropy',
     'source_cross_entropy',
     'source_set_nll',

@@ -1,4 +1,7 @@
-"""Losses between the student's and the teacher's class features (spec section 8)."""
+"""Losses between the student's and the teacher's class features (spec section 8).
+
+The cosine distance is mmpretrain's ``CosineSimilarityLoss``, see ``AlignmentHead``.
+"""
 
 from __future__ import annotations
 
@@ -31,22 +34,6 @@ def distillation_kl(
         log_student, log_target, reduction='batchmean', log_target=True
     )
     return divergence * temperature**2
-
-
-def cosine_distance(student: Tensor, target: Tensor) -> Tensor:
-    """1 - cos(student, teacher), mean over the batch.
-
-    Differences: the authors' ``mse`` averages the product over the T dimensions as
-    well, which makes it T times smaller.
-
-    Args:
-        student (Tensor): Student features, B×T.
-        target (Tensor): Teacher features, B×T.
-
-    Returns:
-        Tensor: Scalar in [0, 2].
-    """
-    return 1.0 - F.cosine_similarity(student.float(), target.float(), dim=1).mean()
 
 
 def dino_cross_entropy(
@@ -88,15 +75,6 @@ class DistillationKLLoss(BaseModule):
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         """KL of student B×T from target B×T, a scalar."""
         return distillation_kl(student, target, self.temperature)
-
-
-@MODELS.register_module()
-class CosineAlignmentLoss(BaseModule):
-    """:func:`cosine_distance` as a module."""
-
-    def forward(self, student: Tensor, target: Tensor) -> Tensor:
-        """Distance of student B×T from target B×T, a scalar."""
-        return cosine_distance(student, target)
 
 
 @MODELS.register_module()

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mergevq_mm.registry import MODELS
 
+from ..utils.group_map import source_accuracy
+
 
 def source_cross_entropy(logits: Tensor, group: Tensor) -> Tensor:
     """Cross-entropy over the K tokens, mean over positions and batch.
@@ -77,27 +79,6 @@ def source_binary_cross_entropy(logits: Tensor, group: Tensor) -> Tensor:
         return F.binary_cross_entropy(logits.float().softmax(dim=2), source)
 
 
-@torch.no_grad()
-def source_accuracy(
-    logits: Tensor, group: Tensor, index: Tensor | None = None
-) -> Tensor:
-    """Share of positions whose best-scored token is the true one.
-
-    Args:
-        logits (Tensor): Score of each token for each position, B×L×K.
-        group (Tensor): The token that stands for each position, B×L int64.
-        index (Tensor, optional): Index of the code of each token, B×K int64. If given,
-            a token with the true token's code counts as right. Defaults to None.
-
-    Returns:
-        Tensor: Scalar in [0, 1].
-    """
-    best = logits.argmax(dim=2)  # B×L
-    if index is not None:
-        return (index.gather(1, best) == index.gather(1, group)).float().mean()
-    return (best == group).float().mean()
-
-
 @MODELS.register_module()
 class SourceRecoveryLoss(BaseModule):
     """L_src with its two accuracies.
@@ -150,10 +131,11 @@ class SourceRecoveryLoss(BaseModule):
             loss = source_cross_entropy(logits, group)
         if self.bce_weight:
             loss = loss + self.bce_weight * source_binary_cross_entropy(logits, group)
+        best = logits.argmax(dim=2)  # B×L
         terms = {
             'loss_source': self.loss_weight * loss,
-            'source_acc': source_accuracy(logits, group),
+            'source_acc': source_accuracy(best, group).mean(),
         }
         if index is not None:
-            terms['source_acc_codes'] = source_accuracy(logits, group, index)
+            terms['source_acc_codes'] = source_accuracy(best, group, index).mean()
         return terms

@@ -10,14 +10,20 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from mergevq_mm.registry import MODELS
+from mergevq_mm.utils.distributed import unwrap
 
 from ..losses.adversarial import LeCAM, hinge_discriminator_loss
 from ..target_generators.ema_teacher import EMATeacher
 from ..utils.group_map import recover_tokens
-from ..utils.keep_sampling import KeepSampler
 from ..utils.merge_schedule import clip_removed, merge_schedule
-from ..utils.structures import MergedTokens, QuantizedTokens, RecoveredTokens
-from .two_sided import TwoSidedModel, unwrap
+from ..utils.structures import (
+    EmbeddedImage,
+    MergedTokens,
+    QuantizedTokens,
+    RecoveredTokens,
+)
+from .mergevq_checks import check_losses, check_parts, read_keep_sampler, read_test_keep
+from .two_sided import TwoSidedModel
 
 
 @MODELS.register_module()
@@ -45,23 +51,25 @@ class MergeVQ(TwoSidedModel):
             Defaults to None, no adversarial loss.
         target_generator (dict, optional): The teacher whose features the class token is
             aligned with. Defaults to None.
-        keep (int | dict, optional): Tokens to keep during training, K, or the arguments
-            of :class:`KeepSampler`. Defaults to None, all of them.
+        keep (int | float | dict, optional): Tokens to keep during training, K, or their
+            share of L, or the arguments of :class:`KeepSampler`. Defaults to None, all.
         discriminator_start (int): Iteration from which the discriminator trains and
             its loss counts. Defaults to 0.
         lecam_weight (float): Of the LeCAM regularizer. Defaults to 0.01.
         legacy_absolute_merge (bool): Whether the alignment view merges as many tokens
             as the reconstructed one, as the authors' code does, instead of the same
             share. Defaults to False.
-        test_cfg (dict, optional): ``keep``, the numbers of tokens to evaluate at, and
+        test_cfg (dict, optional): ``keep``, one or several numbers of tokens to
+            evaluate at (or shares of those of the backbone's ``img_size``), and
             ``predict_source``, whether also with the predicted source map. Defaults to
-            None: the training target, with the predicted map where it is learned.
+            None: the training target, with the predicted map where it is trained.
         data_preprocessor (dict, optional): Defaults to None, mmpretrain's
             ``SelfSupDataPreprocessor`` to [-1, 1].
         init_cfg (dict, optional): Initialization. Defaults to None.
 
     Raises:
-        ValueError: If the parts do not fit each other, or a K cannot be reached.
+        ValueError: If the parts do not fit each other, or a K cannot be reached; before
+            training, if a part or a loss would have no effect.
     """
 
     GENERATOR_PARTS = ('backbone', 'quantizer', 'neck', 'decoder', 'head')
@@ -75,7 +83,7 @@ class MergeVQ(TwoSidedModel):
         head: dict,
         discriminator: dict | None = None,
         target_generator: dict | None = None,
-        keep: int | dict | None = None,
+        keep: int | float | dict | None = None,
         discriminator_start: int = 0,
         lecam_weight: float = 0.01,
         legacy_absolute_merge: bool = False,
@@ -105,55 +113,15 @@ class MergeVQ(TwoSidedModel):
         self.legacy_absolute_merge = legacy_absolute_merge
 
         length = self.backbone.grid[0] * self.backbone.grid[1]
-        if not isinstance(keep, dict):
-            keep = length if keep is None else keep
-            keep = {'target': keep, 'candidates': [keep]}
-        self.keep_sampler = KeepSampler(**keep)
+        self.keep_sampler = read_keep_sampler(keep, length)
         test_cfg = test_cfg or {}
-        self.test_keep = test_cfg.get('keep', [self.keep_sampler.target])
-        self.predict_source = test_cfg.get('predict_source', self.neck.learned)
-        self._check(length)
+        test_keep = test_cfg.get('keep', self.keep_sampler.target)
+        self.test_keep = read_test_keep(test_keep, length)
+        trained = self.neck.learned and self.head.source is not None
+        self.predict_source = test_cfg.get('predict_source', trained)
+        check_parts(self, length)
         if isinstance(self.target_generator, EMATeacher):
             self.target_generator.attach(**self._students())
-
-    def _check(self, length: int) -> None:
-        """Refuse parts that do not fit before the first step."""
-        for keep in (*self.keep_sampler.candidates, *self.test_keep):
-            merge_schedule(
-                length, keep, self.backbone.num_layers, self.backbone.schedule
-            )
-        if self.backbone.stride != self.decoder.stride:
-            raise ValueError(
-                f'decoder of stride {self.decoder.stride} does not fit a backbone of '
-                f'stride {self.backbone.stride}; give both as many halvings.'
-            )
-        dims, bits = self.backbone.embed_dims, self.quantizer.bits
-        widths = [
-            ('quantizer.in_channels', self.quantizer.in_channels, dims),
-            ('neck.bits', getattr(self.neck, 'bits', bits), bits),
-            ('decoder.bits', self.decoder.bits, bits),
-        ]
-        alignment = self.head.alignment
-        if alignment is not None:
-            widths.append(('head.alignment.in_channels', alignment.in_channels, dims))
-        for name, value, fitting in widths:
-            if value != fitting:
-                raise ValueError(
-                    f'{name}={value} does not fit backbone (width {dims}) and '
-                    f'quantizer ({bits} bits); set it to {fitting}.'
-                )
-        if self.target_generator is not None and (
-            alignment is None or alignment.from_labels
-        ):
-            raise ValueError(
-                'target_generator is given, but no alignment uses it; give '
-                "head=dict(alignment=dict(loss='kl', ...)) or leave the teacher out."
-            )
-        if self.predict_source and not self.neck.learned:
-            raise ValueError(
-                'predict_source=True needs a neck that predicts the source map; use '
-                "neck=dict(type='mergevq_mm.SourceRecovery')."
-            )
 
     # ---------------------------------------------------------------- the tokenizer
 
@@ -204,7 +172,11 @@ class MergeVQ(TwoSidedModel):
         Returns:
             tuple[dict, dict]: Losses and diagnostics, and for the discriminator the
             image and its reconstruction (empty before ``discriminator_start``).
+
+        Raises:
+            ValueError: If a part or a loss would have no effect.
         """
+        check_losses(self)
         image, *views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         keep = self.keep_sampler(self.iteration)
 
@@ -270,7 +242,12 @@ class MergeVQ(TwoSidedModel):
             self.target_generator.update(**self._students())
 
     def init_weights(self) -> None:
-        """Initialise all parts, and an EMA self-teacher from the student."""
+        """Initialise all parts for training, and an EMA self-teacher from the student.
+
+        Raises:
+            ValueError: If a part or a loss would have no effect.
+        """
+        check_losses(self)
         super().init_weights()
         self.after_generator_step()
 
@@ -319,20 +296,21 @@ class MergeVQ(TwoSidedModel):
         if isinstance(inputs, (list, tuple)):
             inputs = inputs[0]
         samples = data_samples or [DataSample() for _ in inputs]
-        by_keep = {keep: self._reconstruct(inputs, keep) for keep in self.test_keep}
-        grid = unwrap(self.backbone).grid_of(*inputs.shape[-2:])
+        embedded = unwrap(self.backbone).embed(inputs)  # once, whatever K
+        by_keep = {keep: self._reconstruct(embedded, keep) for keep in self.test_keep}
         for i, sample in enumerate(samples):
             made = {
                 keep: {name: value[i] for name, value in values.items()}
                 for keep, values in by_keep.items()
             }
             sample.set_field(_to_unit_range(inputs[i]), 'original')
-            sample.set_field(grid, 'grid')
+            sample.set_field(embedded.grid, 'grid')
             sample.set_field(made, 'reconstructions')
         return samples
 
-    def _reconstruct(self, images: Tensor, keep: int) -> dict[str, Tensor]:
-        merged, quantized = self.encode(images, keep)
+    def _reconstruct(self, embedded: EmbeddedImage, keep: int) -> dict[str, Tensor]:
+        merged = unwrap(self.backbone).encode_embedded(embedded, keep)
+        quantized = self.quantizer(merged.tokens)
         image, recovered = self.decode(quantized.codes, merged.group, merged.grid)
         made = {
             'image': _to_unit_range(image),

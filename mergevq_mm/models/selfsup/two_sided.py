@@ -7,12 +7,13 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from mmengine.logging import MessageHub
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from torch import Tensor, nn
 
-from ..utils.finite import all_finite, copy_buffers, restore_buffers
+from mergevq_mm.utils.distributed import unwrap
+
+from ..utils.finite import all_finite, copy_buffers, guarded_update, restore_buffers
 
 
 class TwoSidedModel(BaseSelfSupervisor):
@@ -68,7 +69,8 @@ class TwoSidedModel(BaseSelfSupervisor):
         """Update the generator side, then the discriminator with the same batch.
 
         A loss that is not finite reaches no weight: the iteration is skipped on all
-        ranks and reported as ``nonfinite`` (see ``NaNGuardHook``).
+        ranks and reported as ``nonfinite`` (see ``NaNGuardHook``). So is a side's step
+        whose gradients are not finite although the losses are; the other side steps.
 
         Args:
             data (dict): A batch from the data loader.
@@ -101,12 +103,13 @@ class TwoSidedModel(BaseSelfSupervisor):
             restore_buffers(self, buffers)
             return {**log, 'nonfinite': torch.ones(())}
 
-        generator.update_params(total)
-        if generator.should_update():
+        update = guarded_update(generator, total)
+        if update.stepped:
             self.after_generator_step()
+        finite = update.finite
         if losses_d:
-            discriminator.update_params(total_d)
-        return {**log, 'nonfinite': torch.zeros(())}
+            finite &= guarded_update(discriminator, total_d).finite
+        return {**log, 'nonfinite': torch.tensor(float(not finite))}
 
 
 @contextmanager
@@ -121,8 +124,3 @@ def frozen(module: nn.Module | None) -> Iterator[None]:
     finally:
         for parameter in learned:
             parameter.requires_grad_(True)
-
-
-def unwrap(module: nn.Module) -> nn.Module:
-    """The module inside a distributed wrapper, or the module itself."""
-    return module.module if is_model_wrapper(module) else module

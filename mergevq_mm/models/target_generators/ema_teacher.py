@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.model import BaseModule, ExponentialMovingAverage, is_model_wrapper
+from mmengine.model import BaseModule, ExponentialMovingAverage
 from torch import Tensor, nn
 
 from mergevq_mm.registry import MODELS
+from mergevq_mm.utils.distributed import unwrap
 
 
 @MODELS.register_module()
@@ -83,10 +84,7 @@ class EMATeacher(BaseModule):
             RuntimeError: If :meth:`attach` has not been called.
         """
         _check(students)
-        plain = {
-            name: module.module if is_model_wrapper(module) else module
-            for name, module in students.items()
-        }
+        plain = {name: unwrap(module) for name, module in students.items()}
         self._averaged().update_parameters(nn.ModuleDict(plain))
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mergevq_mm.registry import MODELS
+from mergevq_mm.utils.fileio import write_atomically
 
 
 class StoredTargets(NamedTuple):
@@ -62,19 +64,18 @@ def write_targets(
         'mean': wide.mean(dim=0).float(),
         'std': wide.std(dim=0, correction=0).clamp(min=1e-6).float(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')  # a killed run leaves no half file
     if path.suffix == '.safetensors':
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        save_file(tensors, part, {**(metadata or {}), 'keys': json.dumps(list(keys))})
+        content = save(tensors, {**(metadata or {}), 'keys': json.dumps(list(keys))})
     elif path.suffix == '.npz':
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        with open(part, 'wb') as stream:
-            np.savez(stream, keys=np.array(list(keys)), **arrays)
+        stream = io.BytesIO()
+        np.savez(stream, keys=np.array(list(keys)), **arrays)
+        content = stream.getvalue()
     else:
         raise ValueError(_wrong_ending(path))
-    os.replace(part, path)
+    write_atomically(content, path)  # a killed run leaves no half file
 
 
 def read_targets(file: str | os.PathLike) -> StoredTargets:

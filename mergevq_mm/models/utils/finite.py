@@ -1,12 +1,16 @@
-"""Keep a NaN or infinite loss away from the weights and the running averages.
+"""Keep NaN and infinity away from the weights and the running averages.
 
-The three functions are what a ``train_step`` needs to skip a bad batch::
+The functions are what a ``train_step`` needs to skip a bad batch::
 
     before = copy_buffers(self)
     losses = self.loss(...)
     if not all_finite(losses):
         restore_buffers(self, before)
         return {..., 'nonfinite': 1.0}      # counted by NaNGuardHook
+    update = guarded_update(optim_wrapper, sum(losses.values()))
+    return {..., 'nonfinite': float(not update.finite)}
+
+A finite loss may still have an infinite gradient, which clipping would turn into NaN.
 
 Buffers matter: batch-norm statistics, LeCAM averages and teacher centres are
 updated by the forward pass, before anybody knows that the loss is not finite.
@@ -15,9 +19,11 @@ updated by the forward pass, before anybody knows that the loss is not finite.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from mmengine.dist import all_reduce
+from mmengine.optim import AmpOptimWrapper, ApexOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
 
@@ -48,12 +54,78 @@ def all_finite(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
         )
     device = terms[0].device
     flags = [torch.isfinite(term.detach()).all().to(device) for term in terms]
-    finite = torch.stack(flags).all()
-    # The minimum over ranks: one bad rank makes all of them skip. NCCL and gloo
-    # reduce integers, not booleans.
-    shared = finite.to(torch.int32)
+    return _on_all_ranks(torch.stack(flags).all())
+
+
+def _on_all_ranks(flag: Tensor) -> Tensor:
+    """Whether a boolean scalar holds on all ranks: one bad rank makes all skip."""
+    shared = flag.to(torch.int32)  # NCCL and gloo reduce integers, not booleans
     all_reduce(shared, op='min')
     return shared.bool()
+
+
+class Update(NamedTuple):
+    """What :func:`guarded_update` did.
+
+    Attributes:
+        finite (bool): False if the gradients were not finite and have been dropped.
+        stepped (bool): Whether the optimizer has moved the weights. False while
+            gradients accumulate, and where a loss scaler drops a step.
+    """
+
+    finite: bool
+    stepped: bool
+
+
+def guarded_update(optim_wrapper: OptimWrapper, loss: Tensor) -> Update:
+    """``optim_wrapper.update_params(loss)`` that drops gradients with NaN or infinity.
+
+    The gradients are looked at where the optimizer would step, not while they
+    accumulate: their norm is computed once and agreed on by all ranks. A norm beyond
+    the range of float32 counts as infinite. Wrappers with a loss scaler (fp16) look for
+    infinity themselves, and lower their scale when they find it: what they drop is part
+    of their work and not reported here.
+
+    Args:
+        optim_wrapper (OptimWrapper): The optimizer.
+        loss (Tensor): A scalar.
+
+    Returns:
+        Update: Whether the gradients were finite, and whether the optimizer stepped.
+    """
+    steps: list[None] = []
+    handle = optim_wrapper.optimizer.register_step_post_hook(
+        lambda *args: steps.append(None)
+    )
+    finite = True
+    try:
+        if isinstance(optim_wrapper, (AmpOptimWrapper, ApexOptimWrapper)):
+            optim_wrapper.update_params(loss)
+        else:  # what update_params does, with a look before the step
+            optim_wrapper.backward(optim_wrapper.scale_loss(loss))
+            if optim_wrapper.should_update():
+                finite = bool(_on_all_ranks(_gradients_finite(optim_wrapper, loss)))
+                if finite:
+                    optim_wrapper.step()
+                optim_wrapper.zero_grad()
+    finally:
+        handle.remove()
+    return Update(finite, bool(steps))
+
+
+def _gradients_finite(optim_wrapper: OptimWrapper, loss: Tensor) -> Tensor:
+    """Whether the norm of all gradients of an optimizer is finite, a boolean scalar."""
+    parameters = [
+        p
+        for group in optim_wrapper.param_groups
+        for p in group['params']
+        if p.grad is not None
+    ]
+    if hasattr(nn.utils, 'get_total_norm'):
+        norm = nn.utils.get_total_norm([p.grad for p in parameters])
+    else:  # torch before 2.6: clipping at infinity changes nothing
+        norm = nn.utils.clip_grad_norm_(parameters, float('inf'))
+    return torch.isfinite(norm.to(loss.device))
 
 
 @torch.no_grad()

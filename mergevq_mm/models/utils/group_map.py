@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
+
+from .precision import no_autocast
 
 
 def recover_tokens(tokens: Tensor, group: Tensor) -> Tensor:
     """Put each token back on all the positions that it stands for: Sᵀ Z.
 
-    The gradient of a token is the sum over its positions.
+    The gradient of a token is the sum over its positions. On a GPU that of ``gather``
+    adds them up by atomics, in another order at each run; there it is computed by a
+    product with S instead, which costs B·K·L·D multiplications and the memory of S, and
+    gives the same numbers in each run.
 
     Args:
         tokens (Tensor): B×K×D.
@@ -23,7 +29,60 @@ def recover_tokens(tokens: Tensor, group: Tensor) -> Tensor:
     Returns:
         Tensor: B×L×D.
     """
+    if tokens.is_cuda and tokens.requires_grad and torch.is_grad_enabled():
+        return RecoverInOrder.apply(tokens, group)
     return tokens.gather(1, group.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+class RecoverInOrder(torch.autograd.Function):
+    """:func:`recover_tokens` whose gradient sums in a fixed order on any device."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, tokens: Tensor, group: Tensor) -> Tensor:
+        """B×K×D and B×L to B×L×D."""
+        ctx.save_for_backward(group)
+        ctx.keep = tokens.shape[1]
+        return tokens.gather(1, group.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        """Gradient B×L×D of the positions to that of the tokens, B×K×D."""
+        (group,) = ctx.saved_tensors
+        number = torch.arange(ctx.keep, device=group.device)
+        with no_autocast(grad):
+            source = (group.unsqueeze(1) == number.unsqueeze(-1)).to(grad.dtype)
+            return source @ grad, None  # B×K×L @ B×L×D
+
+
+@torch.no_grad()
+def source_accuracy(
+    predicted: Tensor, group: Tensor, index: Tensor | None = None
+) -> Tensor:
+    """Share of raster positions that a predicted map assigns rightly, per image.
+
+    Two tokens with one code cannot be told apart and decode to the same image, so with
+    their codes a position counts as right if its predicted token has the right code.
+
+    Args:
+        predicted (Tensor): Predicted token of each position, B×L int64.
+        group (Tensor): True token of each position, B×L int64.
+        index (Tensor, optional): Index of the code of each token, B×K int64. Defaults
+            to None: the token itself must be right.
+
+    Returns:
+        Tensor: B float32 in [0, 1].
+
+    Raises:
+        ValueError: If the two maps differ in shape.
+    """
+    if predicted.shape != group.shape:
+        raise ValueError(
+            f'predicted {tuple(predicted.shape)} and group {tuple(group.shape)} differ '
+            'in shape; give two maps of the same rasters.'
+        )
+    if index is not None:
+        predicted, group = index.gather(1, predicted), index.gather(1, group)
+    return (predicted == group).float().mean(dim=1)
 
 
 def first_occurrence(group: Tensor, keep: int) -> Tensor:

@@ -11,6 +11,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 
+class EmbeddedImage(NamedTuple):
+    """What the encoder's stem hands to its blocks.
+
+    Attributes:
+        tokens (Tensor): The class token and one for each raster position, B×(1+L)×D.
+        grid (tuple[int, int]): Rows and columns of the raster, rows * columns = L.
+    """
+
+    tokens: Tensor
+    grid: tuple[int, int]
+
+
 class MergedTokens(NamedTuple):
     """What the encoder hands to the quantizer.
 

@@ -5,9 +5,9 @@ import torch
 from torchmetrics.functional import kl_divergence
 
 import mergevq_mm  # noqa: F401
+from mergevq_mm.models.heads import AlignmentHead
 from mergevq_mm.models.losses import (
     DINOAlignmentLoss,
-    cosine_distance,
     dino_cross_entropy,
     distillation_kl,
 )
@@ -36,7 +36,11 @@ def test_cosine_by_hand():
     student = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     target = torch.tensor([[1.0, 0.0], [0.0, -4.0], [1.0, 0.0]])
     expected = 1 - (1 - 1 + math.sqrt(0.5)) / 3
-    assert cosine_distance(student, target).item() == pytest.approx(expected)
+    head = AlignmentHead(2, 2, layers=2, loss='cosine', loss_weight=3.0)
+    head.projector = torch.nn.Identity()
+    found = head(student, target)
+    assert found['loss_align'].item() == pytest.approx(3 * expected)
+    assert found['align_cos'].item() == pytest.approx(1 - expected)
 
 
 def test_dino_equals_a_slow_loop_and_its_centre_follows():
