@@ -2,6 +2,16 @@
 
 from .image_folder import ImageFolder
 from .merge_codes import MergeVQCodes
+from .packed_backends import PackedLmdbBackend, TarBackend
+from .seeded_views import SeededViews
 from .transforms import LoadImage, UnreadableImageError
 
-__all__ = ['ImageFolder', 'LoadImage', 'MergeVQCodes', 'UnreadableImageError']
+__all__ = [
+    'ImageFolder',
+    'LoadImage',
+    'MergeVQCodes',
+    'PackedLmdbBackend',
+    'SeededViews',
+    'TarBackend',
+    'UnreadableImageError',
+]

@@ -1,16 +1,51 @@
-"""Merge maps, grids of reconstructions and of generated images."""
+"""Merge maps, strips, grids, plots; and backends that follow a resumed run."""
 
+from .backends import RunTensorboardBackend, RunWandbBackend
+from .cache import CacheTrace, cache_figure, trace_cache
+from .code_usage import code_usage_figure
+from .curves import curves_figure, find_logs, read_curves
 from .grids import reconstruction_grid, sample_grid, save_png, tile, to_uint8
 from .merge_map import distinct_colours, draw_merge_map, mean_colours, palette
+from .merging import (
+    attention_strip,
+    draw_attention,
+    growth_strip,
+    merge_panel,
+    outline_groups,
+    paint_groups,
+    reconstruction_strip,
+    token_bits,
+)
+from .plots import figure_image
+from .strips import strip
 
 __all__ = [
+    'CacheTrace',
+    'RunTensorboardBackend',
+    'RunWandbBackend',
+    'attention_strip',
+    'cache_figure',
+    'code_usage_figure',
+    'curves_figure',
     'distinct_colours',
+    'draw_attention',
     'draw_merge_map',
+    'figure_image',
+    'find_logs',
+    'growth_strip',
     'mean_colours',
+    'merge_panel',
+    'outline_groups',
+    'paint_groups',
     'palette',
+    'read_curves',
     'reconstruction_grid',
+    'reconstruction_strip',
     'sample_grid',
     'save_png',
+    'strip',
     'tile',
     'to_uint8',
+    'token_bits',
+    'trace_cache',
 ]

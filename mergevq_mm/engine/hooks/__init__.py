@@ -1,21 +1,39 @@
 """Hooks: complete and safe checkpoints, guards, averages, progress, pictures."""
 
+from .damaged_files_hook import DamagedFilesHook
 from .generator_ema_hook import GeneratorEMAHook
+from .merge_growth_hook import MergeGrowthVisualizationHook
 from .nan_guard_hook import NaNGuardHook
+from .plot_hooks import (
+    CacheVisualizationHook,
+    CodeUsageVisualizationHook,
+    CurvesVisualizationHook,
+)
+from .preemption_hook import PreemptionHook
 from .progress_hook import ProgressHook
 from .reconstruction_hook import ReconstructionVisualizationHook
 from .run_state_hook import RunStateHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .sample_hook import SampleVisualizationHook
+from .speed_hook import SpeedHook
 from .tokenizer_check_hook import TokenizerCheckHook
+from .work_dir_lock_hook import WorkDirLockHook
 
 __all__ = [
+    'CacheVisualizationHook',
+    'CodeUsageVisualizationHook',
+    'CurvesVisualizationHook',
+    'DamagedFilesHook',
     'GeneratorEMAHook',
+    'MergeGrowthVisualizationHook',
     'NaNGuardHook',
+    'PreemptionHook',
     'ProgressHook',
     'ReconstructionVisualizationHook',
     'RunStateHook',
     'SafeCheckpointHook',
     'SampleVisualizationHook',
+    'SpeedHook',
     'TokenizerCheckHook',
+    'WorkDirLockHook',
 ]

@@ -1,0 +1,116 @@
+"""Compiled parts and channels-last weights for a training or a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mergevq_mm.registry import HOOKS
+
+RECOMPILE_LIMIT = 64  # one graph for each K and each image size
+
+
+@HOOKS.register_module()
+class SpeedHook(Hook):
+    """Prepares a model before the first step; the results stay the same.
+
+    Names of weights and the format of checkpoints do not change, so that it can be
+    added to a run that is resumed. bfloat16 is a matter of the optimizer wrapper
+    (:class:`~mergevq_mm.engine.Bf16OptimWrapper`) and of ``test_cfg.fp16``.
+
+    mmengine's own ``compile=True`` compiles the whole ``train_step``, with optimizers
+    and logs in it; here the networks alone are compiled.
+
+    Args:
+        compile (bool | dict): Whether to compile, or the arguments of
+            ``torch.compile``. Each K has its own graph, made when it first comes up.
+            Defaults to False.
+        parts (Sequence[str]): The model's parts to compile; those that it lacks are
+            passed over. Defaults to encoder, decoder, discriminator and, of a
+            generator, transformer.
+        channels_last (bool): Whether to keep the weights of convolutions in
+            channels-last order. Defaults to False.
+
+    Raises:
+        ValueError: If nothing is asked for; when the run begins, if the model has none
+            of the parts.
+    """
+
+    priority = 'VERY_LOW'  # after the averages have copied the model
+
+    def __init__(
+        self,
+        compile: bool | Mapping[str, Any] = False,
+        parts: Sequence[str] = ('backbone', 'decoder', 'discriminator', 'transformer'),
+        channels_last: bool = False,
+    ) -> None:
+        if compile is False and not channels_last:
+            raise ValueError(
+                'SpeedHook has compile=False and channels_last=False; switch one on or '
+                'remove the hook.'
+            )
+        self.compile = {} if compile is True else compile
+        self.parts = tuple(parts)
+        self.channels_last = channels_last
+
+    def before_train(self, runner: Runner) -> None:
+        """Prepare the model."""
+        prepare(runner.model, self.compile, self.parts, self.channels_last)
+
+    def before_test(self, runner: Runner) -> None:
+        """Prepare the model."""
+        prepare(runner.model, self.compile, self.parts, self.channels_last)
+
+
+def prepare(
+    model: nn.Module,
+    compile: bool | Mapping[str, Any] = False,
+    parts: Sequence[str] = (),
+    channels_last: bool = False,
+) -> nn.Module:
+    """Compile parts of a model in place, and turn its convolutions' weights.
+
+    Args:
+        model (nn.Module): The model; changed in place.
+        compile (bool | Mapping): False, or the arguments of ``torch.compile``.
+        parts (Sequence[str]): What to compile. Defaults to ().
+        channels_last (bool): Defaults to False.
+
+    Returns:
+        nn.Module: The same model.
+
+    Raises:
+        ValueError: If it has none of the parts to compile.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    if compile is False:
+        return model
+    found = [getattr(model, name, None) for name in parts]
+    found = [part for part in found if isinstance(part, nn.Module)]
+    if not found:
+        raise ValueError(
+            f'parts={list(parts)} of SpeedHook name nothing of '
+            f'{type(model).__name__}; choose of '
+            f'{[name for name, _ in model.named_children()]}.'
+        )
+    _allow_recompiling()
+    for part in found:
+        part.compile(**({} if compile is True else dict(compile)))
+    return model
+
+
+def _allow_recompiling() -> None:
+    """Let dynamo make a graph for each K, where it would give up after eight."""
+    config = torch._dynamo.config
+    # torch 2.5 has the limit under its older name.
+    names = ('recompile_limit', 'cache_size_limit')
+    name = next(name for name in names if hasattr(config, name))
+    setattr(config, name, max(getattr(config, name), RECOMPILE_LIMIT))
