@@ -238,7 +238,7 @@ def test_tokenizer_of_another_shape(tmp_path: Path) -> None:
         TokenizerCheckHook().before_train(runner)
 
     check()
-    narrow = dict(model_cfg()['quantizer'], bits=4, split=None)
+    narrow = dict(model_cfg()['quantizer'], bits=4, split=(2, 2))
     with pytest.raises(ValueError, match='tokenizer.pth" does not fit .*quantizer.*'):
         check(quantizer=narrow)
     with pytest.raises(FileNotFoundError, match='gone.pth" does not exist'):

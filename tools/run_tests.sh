@@ -21,14 +21,15 @@ else
     bash tools/setup_env.sh
 fi
 cores=$(.venv/bin/python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
+# One process a core, with one thread each: small tensors gain nothing from more.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
 # Threads that spin while they wait make a shared machine many times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
-echo "[tests] running pytest with $OMP_NUM_THREADS threads"
+echo "[tests] running pytest in $cores processes"
 start=$SECONDS
 status=0
-.venv/bin/python -m pytest ${part[@]+"${part[@]}"} "$@" || status=$?
+.venv/bin/python -m pytest -n "$cores" --dist loadfile ${part[@]+"${part[@]}"} "$@" || status=$?
 echo "[tests] finished in $((SECONDS - start)) s"
 exit "$status"

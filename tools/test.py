@@ -37,6 +37,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='settings to override, as key=value; lists as key="[a,b]" or key=a,b',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='compile the networks (see docs/speed.md)',
+    )
+    parser.add_argument(
+        '--channels-last',
+        action='store_true',
+        help='keep convolutions in channels-last order',
+    )
     parser.add_argument('--show-dir', help='folder for pictures of the results')
     parser.add_argument('--show', action='store_true', help='show results in a window')
     parser.add_argument(
@@ -130,6 +140,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
         )
     if args.amp:
         cfg.test_cfg.fp16 = True
+    if args.compile or args.channels_last:
+        config_utils.enable_speed(cfg, args.compile, args.channels_last)
     if args.show or args.show_dir is not None:
         enable_pictures(cfg, args)
     if args.tta:

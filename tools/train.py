@@ -29,10 +29,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='resume from a checkpoint; without a path from the newest whole one in '
         'the work dir',
     )
-    parser.add_argument(
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument(
         '--amp',
         action='store_true',
         help='mixed precision (needs a GPU); applies to each of several optimizers',
+    )
+    precision.add_argument(
+        '--bf16', action='store_true', help='bfloat16 autocast, on CPUs too'
+    )
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='compile the networks (see docs/speed.md)',
+    )
+    parser.add_argument(
+        '--channels-last',
+        action='store_true',
+        help='keep convolutions in channels-last order',
     )
     parser.add_argument(
         '--no-validate', action='store_true', help='no validation during training'
@@ -87,6 +101,10 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
         config_utils.disable_validation(cfg)
     if args.amp:
         config_utils.enable_amp(cfg)
+    if args.bf16:
+        config_utils.enable_bf16(cfg)
+    if args.compile or args.channels_last:
+        config_utils.enable_speed(cfg, args.compile, args.channels_last)
     if args.auto_scale_lr:
         config_utils.enable_auto_scale_lr(cfg)
     config_utils.set_resume(cfg, args.resume)

@@ -83,21 +83,53 @@ def enable_amp(cfg: Config) -> None:
             "--amp needs a GPU, as mmengine's AmpOptimWrapper refuses the device "
             '"cpu": leave --amp out.'
         )
+    for wrapper in _change_wrappers(cfg, '--amp', 'AmpOptimWrapper'):
+        wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def enable_bf16(cfg: Config) -> None:
+    """Turn every optimizer wrapper of a config into a ``Bf16OptimWrapper``.
+
+    Args:
+        cfg (Config): The config; changed in place.
+
+    Raises:
+        ValueError: If there is no optimizer, or a wrapper of another kind.
+    """
+    _change_wrappers(cfg, '--bf16', 'mergevq_mm.Bf16OptimWrapper')
+
+
+def _change_wrappers(cfg: Config, flag: str, kind: str) -> list[ConfigDict]:
+    """Give the plain optimizer wrappers of a config another type, and return them."""
     wrappers = list(iter_optim_wrappers(cfg.get('optim_wrapper') or {}))
     if not wrappers:
         raise ValueError(
-            '--amp found no optimizer in the config: set optim_wrapper.optimizer.'
+            f'{flag} found no optimizer in the config: set optim_wrapper.optimizer.'
         )
     for name, wrapper in wrappers:
-        kind = wrapper.get('type', 'OptimWrapper').split('.')[-1]
-        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        found = wrapper.get('type', 'OptimWrapper').split('.')[-1]
+        if found not in ('OptimWrapper', kind.split('.')[-1]):
             where = f'optim_wrapper.{name}' if name else 'optim_wrapper'
             raise ValueError(
-                f'--amp cannot turn {where}.type="{wrapper["type"]}" into '
-                'AmpOptimWrapper: use type="OptimWrapper" or leave --amp out.'
+                f'{flag} cannot turn {where}.type="{wrapper["type"]}" into '
+                f'{kind}: use type="OptimWrapper" or leave {flag} out.'
             )
-        wrapper['type'] = 'AmpOptimWrapper'
-        wrapper.setdefault('loss_scale', 'dynamic')
+        wrapper['type'] = kind
+    return [wrapper for _, wrapper in wrappers]
+
+
+def enable_speed(cfg: Config, compile: bool, channels_last: bool) -> None:
+    """Add a :class:`~mergevq_mm.engine.SpeedHook` to a config.
+
+    Args:
+        cfg (Config): The config; changed in place.
+        compile (bool): Whether to compile the networks.
+        channels_last (bool): Whether to keep convolutions in channels-last order.
+    """
+    cfg.setdefault('default_hooks', ConfigDict())
+    cfg.default_hooks['speed'] = ConfigDict(
+        type='mergevq_mm.SpeedHook', compile=compile, channels_last=channels_last
+    )
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

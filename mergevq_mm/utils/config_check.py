@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -52,8 +53,10 @@ _SECTIONS = {
     'network': 'MODELS',
     'classifier': 'MODELS',
 }
-# Where the registries that are asked after that of the section live.
-_REGISTRIES = sorted({*_SECTIONS.values(), 'EVALUATOR'})
+# All of mmengine's registries; those below a section may be of any of them.
+_REGISTRIES = sorted(
+    name for name, value in vars(root).items() if isinstance(value, Registry)
+)
 # Keys that those who build a part take out before, by registry.
 _TAKEN = {
     'HOOKS': {'priority'},
@@ -195,13 +198,25 @@ def _find(kind: str, section: str, scope: str | None) -> Any:
     """Find a type in the registry of its section, or in any other."""
     for name in [section, *(other for other in _REGISTRIES if other != section)]:
         with _registry(name).switch_scope_and_registry(scope) as registry:
-            try:
-                found = registry.get(kind)
-            except Exception:  # a name that mmengine cannot even look up
-                continue
+            found = _get(registry, kind)
         if found is not None:
             return found
+    # Registries without a parent, such as mmpretrain's of batch augmentations.
+    current = DefaultScope.get_current_instance()
+    for package in (kind.partition('.')[0], scope, current and current.scope_name):
+        for registry in vars(sys.modules.get(f'{package}.registry', object)).values():
+            if isinstance(registry, Registry):
+                found = _get(registry, kind.rpartition('.')[2])
+                if found is not None:
+                    return found
     return None
+
+
+def _get(registry: Registry, kind: str) -> Any:
+    try:
+        return registry.get(kind)
+    except Exception:  # a name that mmengine cannot even look up
+        return None
 
 
 def _names(kind: str, section: str) -> list[str]:

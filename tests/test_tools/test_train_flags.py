@@ -139,6 +139,28 @@ def test_amp_on_a_cpu_is_refused(monkeypatch):
         merge(make_cfg(), '--amp')
 
 
+def test_bf16_reaches_each_of_several_optimizers():
+    cfg = merge(make_cfg(), '--bf16').optim_wrapper
+    for name in ('generator', 'discriminator'):
+        assert cfg[name].type == 'mergevq_mm.Bf16OptimWrapper'
+    assert 'loss_scale' not in cfg.generator
+    with pytest.raises(ValueError, match='--bf16 found no optimizer'):
+        merge(make_cfg(optim_wrapper=None), '--bf16')
+    with pytest.raises(SystemExit):  # one precision at a time
+        merge(make_cfg(), '--bf16', '--amp')
+
+
+def test_compile_and_channels_last_add_the_hook():
+    assert 'speed' not in merge(make_cfg()).default_hooks
+    hook = merge(make_cfg(), '--compile').default_hooks.speed
+    assert hook == dict(type='mergevq_mm.SpeedHook', compile=True, channels_last=False)
+    cfg = make_cfg(test_cfg=dict())
+    argv = ['configs/toy.py', 'toy.pth', '--channels-last']
+    tool = load_tool('test')
+    hook = tool.merge_args(cfg, tool.parse_args(argv)).default_hooks.speed
+    assert hook.channels_last and not hook.compile
+
+
 # ----------------------------------------------------------- devices and hooks
 
 
