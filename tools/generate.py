@@ -69,14 +69,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         text += '; one number, or one for each part of a code'
         group.add_argument(f'--{name}', type=kind, nargs='+', help=text)
     group.add_argument('--guidance-schedule', choices=['constant', 'linear'])
-    group.add_argument('--cache', choices=['full', 'compressed'])
+    group.add_argument('--cache', choices=['full', 'compressed'], help='of MergeAR')
+    group.add_argument(
+        '--restrict',
+        action=argparse.BooleanOptionalAction,
+        help='draw no more than K distinct codes; of MergeAR over the whole raster',
+    )
     group.add_argument(
         '--speculative',
         type=int,
         nargs='?',
         const=4,
-        help='tokens to draft and verify at a time. Defaults to 4 where it is given',
+        help='tokens to draft and verify at a time, of MergeAR. Defaults to 4 where it '
+        'is given',
     )
+    group.add_argument(
+        '--step',
+        choices=['eager', 'compile', 'graph'],
+        help='how the step of one token runs, of MergeAR',
+    )
+    group.add_argument('--num-steps', type=int, help='steps for the K codes, of RandAR')
     parser.add_argument(
         '--npz', action='store_true', help='also one file: arr_0 (N×H×W×3) and labels'
     )
@@ -91,7 +103,8 @@ def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
         values = getattr(args, name)
         if values is not None:
             options[name] = values[0] if len(values) == 1 else tuple(values)
-    for name in ('keep', 'guidance_schedule', 'cache', 'speculative'):
+    single = ('keep', 'guidance_schedule', 'cache', 'restrict', 'speculative', 'step')
+    for name in (*single, 'num_steps'):
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)
     return options

@@ -74,6 +74,69 @@ def test_test_and_nothing(tmp_path: Path) -> None:
     assert page.shape == (82, 76, 3) and (page[6, 6] == [0, 100, 9]).all()
 
 
+def numbered(*numbers: int) -> list[BaseDataElement]:
+    """Samples that know their numbers, which are their blue too."""
+    samples = outputs(*numbers)
+    for number, sample in zip(numbers, samples, strict=True):
+        sample.set_metainfo({'sample_number': number})
+    return samples
+
+
+def test_images_of_all_processes(tmp_path: Path, monkeypatch) -> None:
+    """Three processes with images 0 3 6 …, 1 4 7 … and 2 5 8 …; the grid has 0 to 6."""
+    module = 'mergevq_mm.engine.hooks.sample_hook'
+    hooks = [SampleVisualizationHook(num_images=7, columns=7) for _ in range(3)]
+    monkeypatch.setattr(f'{module}.get_world_size', lambda: 3)
+    for rank, hook in enumerate(hooks):
+        hook.before_test_epoch(None)
+        for start in (0, 6):
+            images = numbered(start + rank, start + rank + 3)
+            hook.after_test_iter(None, 0, outputs=images)
+    kept = [list(hook._images) for hook in hooks]
+    assert [len(part) for part in kept] == [3, 3, 3]  # no more than is needed
+    monkeypatch.setattr(f'{module}.all_gather_object', lambda mine: kept)
+    runners = []
+    for rank, hook in enumerate(hooks):
+        monkeypatch.setattr(f'{module}.is_main_process', lambda rank=rank: rank == 0)
+        runners.append(make_runner(tmp_path / f'{rank}'))
+        hook.after_test_epoch(runners[-1])
+    assert [len(runner.visualizer.calls) for runner in runners] == [1, 0, 0]
+    page = np.asarray(Image.open(tmp_path / '0/vis_data/samples_test.png'))
+    assert [page[6, 6 + 70 * i, 2] for i in range(7)] == list(range(7))
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_grid_of_one(tmp_path: Path) -> None:
+    """Through gloo."""
+    context = torch.multiprocessing.get_context('spawn')
+    address = f'file://{tmp_path / "meeting"}'
+    workers = [
+        context.Process(target=_show, args=(rank, address, str(tmp_path / 'two')))
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(240)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    hook, runner = SampleVisualizationHook(num_images=5), make_runner(tmp_path / 'one')
+    hook.after_test_iter(runner, 0, outputs=numbered(*range(6)))
+    hook.after_test_epoch(runner)
+    one, two = (tmp_path / n / 'vis_data/samples_test.png' for n in ('one', 'two'))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def _show(rank: int, address: str, work_dir: str) -> None:
+    """What one of two processes does."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=address, rank=rank, world_size=2
+    )
+    hook, runner = SampleVisualizationHook(num_images=5), make_runner(Path(work_dir))
+    hook.after_test_iter(runner, 0, outputs=numbered(rank, rank + 2, rank + 4))
+    hook.after_test_epoch(runner)
+    torch.distributed.destroy_process_group()
+
+
 def test_small_images_are_doubled() -> None:
     image = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     page = sample_grid([image], columns=4)

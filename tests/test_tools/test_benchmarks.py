@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +24,8 @@ from mergevq_mm.models.utils.macs import (
     merging_bound,
 )
 
-FOLDER = Path(__file__).parents[2] / 'tools' / 'benchmarks'
+REPO = Path(__file__).parents[2]
+FOLDER = REPO / 'tools' / 'benchmarks'
 CPU = torch.device('cpu')
 MIB = 2**20
 
@@ -158,31 +158,46 @@ def test_peak_memory_on_a_gpu(tools: Tools) -> None:
 # ------------------------------------------------------------------- parts of a step
 
 
+class Clock:
+    """A clock that only :meth:`sleep` moves, whatever else the machine does."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 class Slow(torch.autograd.Function):
-    """Takes its time, forward and backward."""
+    """Takes its time on a clock, forward and backward."""
 
     @staticmethod
-    def forward(ctx: object, x: Tensor, seconds: float) -> Tensor:
-        ctx.seconds = seconds
-        time.sleep(seconds)
+    def forward(ctx: object, x: Tensor, seconds: float, clock: Clock) -> Tensor:
+        ctx.seconds, ctx.clock = seconds, clock
+        clock.sleep(seconds)
         return x.clone()
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:
-        time.sleep(2 * ctx.seconds)
-        return grad, None
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None, None]:
+        ctx.clock.sleep(2 * ctx.seconds)
+        return grad, None, None
 
 
 class SlowPart(nn.Module):
-    def __init__(self, seconds: float, inner: nn.Module | None = None) -> None:
+    def __init__(
+        self, seconds: float, clock: Clock, inner: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.seconds = seconds
+        self.seconds, self.clock = seconds, clock
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
         if self.inner is not None:
             x = self.inner(x)
-        return Slow.apply(x, self.seconds)
+        return Slow.apply(x, self.seconds, self.clock)
 
 
 class Owner:
@@ -190,10 +205,12 @@ class Owner:
         loss.backward()
 
 
-def test_step_is_cut_into_parts(tools: Tools) -> None:
-    parts = tools.parts
-    inner = SlowPart(0.05)
-    first, second, idle = SlowPart(0.15, inner), SlowPart(0.1), SlowPart(1.0)
+def test_step_is_cut_into_parts(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, clock = tools.parts, Clock()
+    monkeypatch.setattr(parts, 'time', clock)
+    inner = SlowPart(0.05, clock)
+    first = SlowPart(0.15, clock, inner)
+    second, idle = SlowPart(0.1, clock), SlowPart(1.0, clock)
     recorder = parts.PartRecorder(CPU)
     named = {'first': first, 'second': second, 'inner': inner, 'idle': idle}
     for name, module in named.items():
@@ -205,19 +222,22 @@ def test_step_is_cut_into_parts(tools: Tools) -> None:
     second.seconds = 0.0
     second(x)  # outside a step nothing is recorded
     second.seconds = 0.1
-    begin = time.perf_counter()
+    begin = clock.perf_counter()
     with recorder.step() as segments:
+        clock.sleep(0.01)  # between the parts
         out = second(first(x))
         owner.backward(out.sum())
-    whole = time.perf_counter() - begin
+    whole = clock.perf_counter() - begin
 
     totals = parts.by_part(segments)
     assert list(totals) == ['other', 'first', 'inner', 'second']
     for name, seconds in (('first', 0.15), ('inner', 0.05), ('second', 0.1)):
-        assert seconds <= totals[name].seconds['forward'] < seconds + 0.04
-        assert 2 * seconds <= totals[name].seconds['backward'] < 2 * seconds + 0.08
+        found = totals[name].seconds
+        assert found == pytest.approx({'forward': seconds, 'backward': 2 * seconds})
+    assert totals['other'].seconds['forward'] == pytest.approx(0.01)
     added = sum(sum(total.seconds.values()) for total in totals.values())
-    assert added == pytest.approx(whole, abs=0.02)
+    assert added == pytest.approx(whole)
+    assert whole == pytest.approx(0.01 + 3 * (0.15 + 0.05 + 0.1))
     assert recorder.reached == {
         'first': True,
         'second': True,
@@ -432,3 +452,177 @@ def test_stored_targets_and_lpips_get_stand_ins(tools: Tools, tmp_path: Path) ->
     teacher = MODELS.build(config.model.target_generator)
     samples = tools.train_step.make_batch(teacher, [8], 3)['data_samples']
     assert teacher(None, samples).shape == (3, 32)
+
+
+# ------------------------------------------------------------------- generation
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The small generators of their own tests."""
+    folder = REPO / 'tests' / 'test_models' / 'test_generators'
+    monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module('tiny_mergear')
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('guidance', [1.0, (1.5, 3.0)])
+def test_the_plain_loop_is_the_generator_without_a_window(
+    tools: Tools, tiny: ModuleType, guidance: float | tuple
+) -> None:
+    """Greedy, for the loop draws with other random numbers."""
+    model = tiny.make(tiny.MergeAR, window=None)
+    labels = torch.tensor([1, 4, 9])
+    options = dict(
+        temperature=0, guidance=guidance, guidance_schedule='linear', top_p=0.9
+    )
+    expected = model.sample_codes(labels, 4, [0, 1, 2], cache='full', **options)
+    loop = tools.plain_loop.PlainLoop(model)
+    drawn = loop(labels, 4, model.sampling_rule(**options))
+    assert torch.equal(drawn.index, expected.index)
+    assert (drawn.stats['passes'] == tiny.LENGTH).all()
+    for name in ('passes', 'cache_peak_bytes'):
+        assert drawn.stats[name].equal(expected.stats[name]), name
+    with torch.autocast('cpu', torch.bfloat16):
+        half = loop(labels, 4).stats['cache_peak_bytes']
+    one = loop(labels, 4).stats['cache_peak_bytes']
+    assert (2 * half == one).all()
+
+
+def test_the_plain_loop_draws_as_it_is_told(tools: Tools, tiny: ModuleType) -> None:
+    model, labels = tiny.make(tiny.MergeAR, window=None), torch.tensor([1, 4, 9])
+    loop = tools.plain_loop.PlainLoop(model)
+    greedy = loop(labels, 4, model.sampling_rule(temperature=0)).index
+    for options in (dict(top_k=1), dict(top_p=1e-6), dict(temperature=1e-6)):
+        assert torch.equal(
+            loop(labels, 4, model.sampling_rule(**options)).index, greedy
+        )
+    part = loop(labels, 4, model.sampling_rule(temperature=(0, 1.0))).index
+    assert torch.equal(part[:, 0] & 7, greedy[:, 0] & 7)  # the first part is greedy
+    assert not torch.equal(part, greedy)
+
+
+@torch.no_grad()
+def test_what_a_pass_reads(tools: Tools, tiny: ModuleType) -> None:
+    bench = tools.generation
+    model = tiny.make(tiny.MergeAR, window=2)  # width 32, P = 2
+    blocks = [2 * (4 * 32 * 32 + 3 * 32 * 96 + 2 * 32), 4 * 32 * 32 + 3 * 32 * 96 + 64]
+    weights = blocks[0] + 2 * (blocks[1] + 32) + 32 * (8 + 32)
+    assert bench.weight_bytes(model, amp=False) == 4 * weights
+    assert bench.weight_bytes(model, amp=True) == 2 * weights
+    index = torch.tensor([[5] * 30, [*range(29), 0]])
+    stats = {'passes': torch.tensor([30, 10])}
+    drawn = bench.SampledCodes(index, 4, True, stats)
+    assert bench.slots_read(model, drawn, 'static').tolist() == [30 * 32, 10 * 32]
+    full = sum(range(2, 32))  # after the prefix a token more at each step
+    assert bench.slots_read(model, drawn, 'full').tolist() == [full, full / 3]
+    # Of one code: the prefix, it, and two repetitions in the window of two.
+    small = 2 + 3 + 4 + 27 * 5
+    assert bench.slots_read(model, drawn, 'compressed').tolist() == [
+        small,
+        pytest.approx(full / 3),
+    ]
+    rand = tiny.make(tiny.RandAR, keep=7)
+    drawn = rand.sample_codes(torch.tensor([1]), 7, [0], num_steps=3)
+    # 1, 2 and 4 codes: the instructions see the prefix, all pairs, and themselves.
+    assert bench.parallel_schedule(7, 3) == [2, 1, 4]
+    assert bench.slots_read(rand, drawn, 'pairs') == (2 + 2) + (2 + 4 + 1) + (2 + 6 + 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_generation(
+    tools: Tools,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mergevq_mm.models.generators import decoding_step
+
+    monkeypatch.chdir(REPO)
+    monkeypatch.setattr(decoding_step, 'BACKEND', 'eager')
+    monkeypatch.setattr(tools.generation, 'bandwidth', lambda device: 1e10)
+    file = tmp_path / 'generation.json'
+    quick = 'configs/quickstart'
+    flags = [f'{quick}/mergear_mnist5k.py', '--random', '--batch', '2', '--compile']
+    flags += ['--repeats', '1', '--json', str(file), '--device', 'cpu', '--others']
+    flags += [f'{quick}/mergear_mnist5k_distinct.py', f'{quick}/randar_mnist5k.py']
+    assert tools.generation.main(flags) == 0
+    content = json.loads(file.read_text())
+    rows = {row['way']: row for row in content['rows']}
+    raster = ['full', 'compressed', 'full, compile', 'compressed, compile']
+    raster += ['full, 4 drafts', 'compressed, 4 drafts']
+    others = ['mergear_mnist5k_distinct', 'randar_mnist5k']
+    assert list(rows) == ['loop', *raster, *others]
+    assert all(rows[name]['same'] == 1 for name in raster)
+    assert rows['loop']['same'] is None and rows['loop']['ratio'] == 1
+    prefix, window, keep, length = 2, 9, 16, 64
+    slot = 2 * 4 * 128 * 4 * 2  # keys and values of 4 layers, with guidance
+    assert rows['loop']['cache'] == (prefix + length) * slot / 1024
+    share = (prefix + window + keep) / (prefix + length)
+    for name in ('compressed', 'compressed, compile'):
+        row = rows[name]
+        assert row['most_distinct'] <= keep
+        most = share * rows['full']['cache'] + 16 * slot / 1024
+        assert row['cache'] == (prefix + window + keep) * slot / 1024 <= most
+        assert row['cache_share'] == pytest.approx(share)
+        assert row['read'] < rows['full']['read'] < rows['loop']['read']
+    assert rows['compressed, 4 drafts']['cache'] <= row['cache'] + 4 * slot / 1024
+    assert [rows[name]['passes'] for name in ('loop', 'full', *others)] == [
+        *(64, 64, 16, 8)
+    ]
+    assert rows['randar_mnist5k']['accepted'] == 2
+    for row in rows.values():
+        assert row['rate'] > 0 and row['bound'] > 0
+        assert row['reached'] == pytest.approx(row['rate'] / row['bound'])
+    text = capsys.readouterr().out
+    assert 'randar_mnist5k: untrained weights, speed only' in text
+
+
+def test_generation_takes_the_settings_of_the_model(
+    tools: Tools, tiny: ModuleType
+) -> None:
+    own = dict(temperature=(0.5, 0.7), top_k=(0, 3), guidance=(1.5, 2.0), keep=7)
+    own.update(seed=3, cache='full', speculative=2, guidance_schedule='linear')
+    model = tiny.make(tiny.MergeAR, sample_cfg=own)
+    args = tools.generation.parse_args(['c', 'w', '--repeats', '1'])
+    keep, options = tools.generation.settings(model, args)
+    assert keep == 7
+    assert options == dict(
+        temperature=(0.5, 0.7),
+        top_k=(0, 3),
+        guidance=(1.5, 2.0),
+        guidance_schedule='linear',
+    )
+    args = tools.generation.parse_args(['c', '--random', '--keep', '4'])
+    args.guidance = 3.0
+    keep, options = tools.generation.settings(model, args)
+    assert keep == 4 and options['guidance'] == 3.0 and options['restrict'] is True
+    ways = tools.generation.ways_of({'raster': model}, torch.tensor([1, 2]), args)
+    ways['full'](), ways['compressed']()
+    expected = model.sample_codes(torch.tensor([1, 2]), 4, [0, 1], **options)
+    for name in ('full', 'compressed'):
+        assert torch.equal(ways[name].last.index, expected.index)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['configs/quickstart/mergear_mnist5k.py'], 'no checkpoint: give one'),
+        (
+            ['configs/quickstart/randar_mnist5k.py', '--random'],
+            'randar_mnist5k.py is no MergeAR over the whole raster; give one such as',
+        ),
+        (
+            ['configs/quickstart/mergear_mnist5k.py', '--random', '--keep', '5'],
+            r'keep=5 is not known to this generator; choose one of \[16, 25\]',
+        ),
+    ],
+)
+def test_generation_refuses(
+    tools: Tools, flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPO)
+    monkeypatch.setattr(tools.generation, 'bandwidth', lambda device: 1e9)
+    with pytest.raises(ValueError, match=message):
+        tools.generation.main([*flags, '--batch', '1', '--device', 'cpu'])

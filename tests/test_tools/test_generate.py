@@ -13,8 +13,16 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 from tiny_generator import CLASSES, build
+from tiny_mergevq import model_cfg
+from torch import nn
+
+from mergevq_mm.models.generators import MergeAR, RandAR, decoding_step
+from mergevq_mm.models.generators.code_generator import CodeGenerator
+from mergevq_mm.models.generators.generation_request import seeds_of
+from mergevq_mm.registry import MODELS
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -114,7 +122,8 @@ def test_options_of_sampling(tool: ModuleType) -> None:
     assert options(
         *('--guidance', '1.9', '2', '--top-k', '0', '600', '--top-p', '0.9'),
         *('--keep', '9', '--cache', 'full', '--speculative', '8'),
-        *('--guidance-schedule', 'linear'),
+        *('--guidance-schedule', 'linear', '--num-steps', '6', '--step', 'compile'),
+        '--no-restrict',
     ) == dict(
         guidance=(1.9, 2.0),
         top_k=(0, 600),
@@ -123,6 +132,9 @@ def test_options_of_sampling(tool: ModuleType) -> None:
         cache='full',
         speculative=8,
         guidance_schedule='linear',
+        num_steps=6,
+        step='compile',
+        restrict=False,
     )
 
 
@@ -136,6 +148,132 @@ def test_options_reach_the_model(
     image, _ = build().eval().generate([0], seed=4, shift=3)
     expected = image[0].add(1).mul(127.5).round().permute(1, 2, 0).byte()
     np.testing.assert_array_equal(read(tmp_path / 'o/0/00000.png'), expected.numpy())
+
+
+# -------------------------------------------------------------------- real generators
+
+
+def real_generator(folder: Path, kind: str) -> tuple[CodeGenerator, list[str]]:
+    """A generator of a few thousand weights with a real tokenizer, and its files."""
+    cfg = dict(
+        type=f'mergevq_mm.{kind}',
+        tokenizer=dict(
+            type='mergevq_mm.FrozenTokenizer', model=model_cfg(), random_init=True
+        ),
+        arch=dict(
+            embed_dims=32, num_layers=2, num_heads=4, ffn_multiple=32, head_layers=1
+        ),
+        num_classes=4,
+        keep=dict(target=6, candidates=[6, 9]),
+    )
+    model = MODELS.build(cfg).eval()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3, generator=generator)
+    model.tokenizer.init_weights()
+    files = [str(folder / f'{kind}.py'), str(folder / f'{kind}.pth')]
+    Config(dict(model=cfg)).dump(files[0])
+    torch.save(dict(state_dict=model.state_dict()), files[1])
+    return model, files
+
+
+FLAGS = {
+    'MergeAR': [
+        (['--guidance', '1.5', '3'], dict(guidance=(1.5, 3.0))),
+        (['--temperature', '0'], dict(temperature=0.0)),
+        (['--temperature', '0', '2'], dict(temperature=(0.0, 2.0))),
+        (['--top-k', '1', '2'], dict(top_k=(1, 2))),
+        (['--top-p', '0.3'], dict(top_p=0.3)),
+        (['--keep', '9', '--restrict'], dict(keep=9, restrict=True)),
+        (['--restrict'], dict(restrict=True)),
+        (['--cache', 'full'], dict(cache='full')),
+        (['--speculative', '2'], dict(speculative=2)),
+        (['--speculative'], dict(speculative=4)),
+        (['--step', 'compile', '--cache', 'full'], dict(step='compile', cache='full')),
+        (
+            ['--guidance', '4', '--guidance-schedule', 'linear'],
+            dict(guidance=4.0, guidance_schedule='linear'),
+        ),
+    ],
+    'RandAR': [
+        (['--num-steps', '3'], dict(num_steps=3)),
+        (['--keep', '9', '--guidance', '3'], dict(keep=9, guidance=3.0)),
+        (['--temperature', '0', '--top-p', '0.9'], dict(temperature=0.0, top_p=0.9)),
+    ],
+}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('kind', ['MergeAR', 'RandAR'])
+def test_flags_of_real_generators(
+    tool: ModuleType, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding_step, 'BACKEND', 'eager')
+    model, files = real_generator(tmp_path, kind)
+    assert isinstance(model, {'MergeAR': MergeAR, 'RandAR': RandAR}[kind])
+    labels, seeds = [0, 2], seeds_of(5, [0, 2])
+    seen: list[bytes] = []
+    slots: dict[str, int] = {}
+    for i, (flags, options) in enumerate([([], {}), *FLAGS[kind]]):
+        out = tmp_path / str(i)
+        common = ['--classes', '0', '2', '--seed', '5', '--device', 'cpu']
+        tool.main([*files, '--out', str(out), *common, *flags])
+        images, drawn = model.generate(labels, seeds=seeds, **options)
+        pixels = images.add(1).mul(127.5).round().permute(0, 2, 3, 1).byte().numpy()
+        for label, image in zip(labels, pixels, strict=True):
+            np.testing.assert_array_equal(read(out / f'{label}/00000.png'), image)
+        made = json.loads((out / 'samples.json').read_text())
+        # As JSON has it: lists for tuples.
+        assert made['sampling'] == json.loads(json.dumps(options))
+        for name, values in drawn.stats.items():
+            mean = values.float().mean().item()
+            assert made['mean_of_images'][name] == pytest.approx(mean), name
+        codes = drawn.index.numpy().tobytes()
+        if options and set(options) <= {'cache', 'speculative', 'step'}:
+            assert codes == seen[0]  # another way to the same codes
+        else:
+            assert codes not in seen
+        seen.append(codes)
+        slots[str(flags)] = drawn.stats['cache_slots'][0].item()
+    if kind == 'MergeAR':  # drafts need slots of their own
+        assert slots["['--speculative', '2']"] == slots['[]'] + 2
+        assert slots["['--speculative']"] == slots['[]'] + 4
+
+
+@pytest.mark.parametrize(
+    ('kind', 'flags', 'message'),
+    [
+        ('MergeAR', ['--speculative', '-1'], 'speculative=-1 is no whole number'),
+        ('MergeAR', ['--guidance', '1', '2', '3'], r'guidance=\(.*\) is for 3 parts'),
+        ('MergeAR', ['--guidance', 'inf'], 'guidance=inf is out of range; give finite'),
+        ('MergeAR', ['--top-p', 'nan'], 'top_p=nan is out of range'),
+        ('MergeAR', ['--temperature', '-1'], 'temperature=-1.0 is out of range'),
+        ('MergeAR', ['--top-k', '-3'], 'top_k=-3 is out of range'),
+        ('MergeAR', ['--num-steps', '4'], 'num_steps=4 is no option of sampling here'),
+        ('MergeAR', ['--step', 'graph'], "step='graph' captures a CUDA graph, but"),
+        (
+            'MergeAR',
+            ['--cfg-options', 'model.sequence=distinct', '--restrict'],
+            "restrict=True has no meaning for sequence='distinct'",
+        ),
+        (
+            'MergeAR',
+            ['--cfg-options', 'model.sample_cfg.top_n=3'],
+            'top_n=3 is no option of sampling here',
+        ),
+        ('RandAR', ['--restrict'], 'restrict=True is an option of raster generation'),
+        ('RandAR', ['--num-steps', '0'], 'num_steps=0 is no whole number of at least'),
+    ],
+)
+def test_bad_flags_of_real_generators(
+    tool: ModuleType, tmp_path: Path, kind: str, flags: list[str], message: str
+) -> None:
+    _, files = real_generator(tmp_path, kind)
+    common = ['--out', str(tmp_path / 'out'), '--device', 'cpu']
+    with pytest.raises(SystemExit, match=f'^error: {message}') as error:
+        tool.main([*files, *common, *flags])
+    assert '\n' not in str(error.value)
+    assert not list((tmp_path / 'out').rglob('*.png'))
 
 
 @pytest.mark.slow

@@ -1,10 +1,17 @@
 """Ways to draw the same images: images a second and bytes of the cache, in one run.
 
-Every row has the same weights. `loop` is what one writes without this package: a static
-cache over all L places that each step reads whole, in a python loop, as LlamaGen does.
-The bound is the time in which the memory can deliver the weights and the occupied part
-of the cache once a pass; `reached` is that time over the measured one. The bandwidth is
-measured by copying, with the same number of threads.
+Every row of a model has the same weights and the settings of the model's `sample_cfg`.
+`loop` is what one writes without this package: a static cache over all L places that
+each step reads whole, in a python loop, as LlamaGen does.
+
+`KiB` is the most that keys and values of an image held at once, `tokens` how many a
+pass gives, `codes` how many distinct ones an image has. `same` is the share of the
+codes that are those of the full cache: all of them, but for rounding. `MiB` is what a
+pass of the whole batch has to read: the weights once (those of the head's transformer
+once for each part of a code) and the occupied part of the cache, for `loop` all of it.
+`bound` is how many images a second that allows at the bandwidth of the memory, which is
+measured by copying 512 MiB with the same number of threads; `reached` is the measured
+share of it. Small models stay in the processor's caches, which are faster.
 
 Examples:
     python tools/benchmarks/generation.py CONFIG CHECKPOINT --others OTHER:CHECKPOINT
@@ -15,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,13 +37,31 @@ from common import (
     run_main,
     start,
 )
+from plain_loop import PlainLoop
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
-from mergevq_mm.models.generators import SampledCodes, TokenGenerator
-from mergevq_mm.models.generators.rotary import rotate
-from mergevq_mm.models.quantizers.lfq_functional import join_index
+from mergevq_mm.models.generators import MergeAR, RandAR, SampledCodes
+from mergevq_mm.models.generators.code_generator import CodeGenerator
+from mergevq_mm.models.generators.random_order import parallel_schedule
+from mergevq_mm.models.generators.visibility import first_of_its_kind, mergear_mask
+
+OWN = ('cache', 'speculative', 'step')  # what the rows differ in
+
+COLUMNS = {
+    'way': 'way',
+    'batch': 'batch|d',
+    'rate': 'img/s|.2f',
+    'ratio': 'x loop|.2f',
+    'cache': 'KiB|.0f',
+    'passes': 'passes|.0f',
+    'accepted': 'tokens|.2f',
+    'distinct': 'codes|.1f',
+    'same': 'same|.0%',
+    'read': 'MiB|.2f',
+    'bound': 'bound|.1f',
+    'reached': 'reached|.0%',
+}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -62,89 +87,67 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--drafts', type=int, default=4, help='default: 4')
     parser.add_argument('--guidance', type=float, help="default: the config's")
     parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
-    parser.add_argument('--compile', action='store_true', help='also compiled steps')
+    parser.add_argument(
+        '--compile', action='store_true', help='also compiled steps, and CUDA graphs'
+    )
     add_arguments(parser, repeats=3)
     return parser.parse_args(argv)
 
 
-# ------------------------------------------------------------- the straightforward loop
+# --------------------------------------------------------------------- bytes to be read
 
 
-class PlainLoop:
-    """A generator's weights in a loop such as one finds in other projects.
+def weight_bytes(model: CodeGenerator, amp: bool) -> int:
+    """Bytes of the weights that a pass reads: all but the embeddings' tables."""
 
-    One slot a place, all of them read at each step under a mask; causal attention to
-    everything past; plain multinomial sampling.
+    def size(part: nn.Module) -> int:
+        return sum(p.numel() for p in part.parameters())
+
+    head = model.head
+    parts = len(head.split)
+    number = size(model.transformer) + size(head.heads)
+    number += parts * (size(head.transformer) + size(head.norm))
+    return number * (2 if amp else 4)
+
+
+def slots_read(model: CodeGenerator, drawn: SampledCodes, reads: str) -> Tensor:
+    """Slots that all passes of a sequence have to read together, for each sample.
 
     Args:
-        model (MergeAR): Whose weights to use.
+        model (CodeGenerator): The generator.
+        drawn (SampledCodes): What it has drawn.
+        reads (str): What: of a 'static' cache all slots at each pass; of a 'full' or a
+            'compressed' one those that are occupied; 'pairs' of RandAR.
+
+    Returns:
+        Tensor: B.
     """
+    prefix, length = model.prefix, drawn.index.shape[1]
+    passes = drawn.stats['passes'].float()
+    if reads == 'static':
+        return passes * (prefix + length)
+    if reads == 'pairs':
+        done = total = 0
+        for number in parallel_schedule(length, int(passes[0])):
+            total += prefix + 2 * done + number
+            done += number
+        return torch.full_like(passes, total)
+    window = model.window if reads == 'compressed' else None
+    if window is None:
+        mean = prefix + (length - 1) / 2
+        return passes * mean
+    first = first_of_its_kind(drawn.index[:, :-1])
+    occupied = mergear_mask(first, prefix, window)[:, 0, prefix - 1 :].sum(dim=-1)
+    return passes * occupied.float().mean(dim=1)
 
-    def __init__(self, model: TokenGenerator) -> None:
-        self.model = model
 
-    def attend(
-        self, block: nn.Module, x: Tensor, factors: Tensor, cache: Tensor, place: Tensor
-    ) -> Tensor:
-        """One block on new tokens at ``place``; the cache is 2×B×H×T×c."""
-        qkv = block.attn.qkv(block.norm1(x)).unflatten(
-            -1, (3, block.attn.num_heads, -1)
-        )
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        cache[0, :, :, place] = rotate(key, factors).to(cache.dtype)
-        cache[1, :, :, place] = value.to(cache.dtype)
-        mask = torch.arange(cache.shape[3], device=x.device) <= place[:, None]
-        seen = F.scaled_dot_product_attention(
-            rotate(query, factors), cache[0], cache[1], attn_mask=mask
-        )
-        x = x + block.attn.proj(seen.transpose(1, 2).flatten(2))
-        return x + block.ffn(block.norm2(x))
-
-    def new_cache(self, rows: int, places: int, layers: int, x: Tensor) -> Tensor:
-        """layers×2×B×H×T×c of zeros."""
-        inner = self.model.transformer
-        shape = (layers, 2, rows, inner.num_heads, places, inner.head_dim)
-        return torch.zeros(shape, dtype=x.dtype, device=x.device)
-
-    def code(self, context: Tensor, scale: float, guided: bool) -> Tensor:
-        """Draw a code from contexts, B×1."""
-        head = self.model.head
-        cache = self.new_cache(len(context), 2, len(head.transformer.blocks), context)
-        x, values = context, []
-        for i, linear in enumerate(head.heads):
-            place = torch.tensor([i], device=x.device)
-            for block, room in zip(head.transformer.blocks, cache, strict=True):
-                x = self.attend(block, x, head.factors[i : i + 1], room, place)
-            logits = linear(head.norm(x))[:, 0].float()
-            if guided:
-                given, free = logits.chunk(2)
-                logits = free + scale * (given - free)
-            values.append(torch.multinomial(logits.softmax(dim=-1), 1))
-            if i + 1 < len(head.heads):
-                x = self.model.embedding.parts[i](values[i])
-                x = torch.cat([x, x]) if guided else x
-        return join_index(values, head.split)
-
-    @torch.no_grad()
-    def __call__(self, labels: Tensor, keep: int, scale: float) -> tuple[Tensor, int]:
-        """Codes B×L and the bytes of the cache."""
-        model, guided = self.model, scale != 1
-        if guided:
-            labels = torch.cat([labels, torch.full_like(labels, model.num_classes)])
-        x = model.embed_prefix(labels, keep)
-        factors = model.factors(keep)
-        length = len(factors) - model.prefix
-        cache = self.new_cache(len(x), len(factors), len(model.transformer.blocks), x)
-        place, codes = torch.arange(model.prefix, device=x.device), []
-        for position in range(length):
-            turn = factors[place]
-            for block, room in zip(model.transformer.blocks, cache, strict=True):
-                x = self.attend(block, x, turn, room, place)
-            codes.append(self.code(x[:, -1:], scale, guided))
-            x = model.embedding(codes[-1])
-            x = torch.cat([x, x]) if guided else x
-            place = torch.tensor([model.prefix + position], device=x.device)
-        return torch.cat(codes, dim=1), cache.numel() * cache.element_size()
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second that copying moves (read and written)."""
+    source = torch.empty(512 * MIB, dtype=torch.uint8, device=device)
+    source.fill_(1)
+    target = torch.empty_like(source)
+    seconds = interleaved({'copy': lambda: target.copy_(source)}, 8, device, warmup=2)
+    return 2 * source.numel() / min(seconds['copy'])
 
 
 # ------------------------------------------------------------------------- measurement
@@ -152,49 +155,45 @@ class PlainLoop:
 
 @dataclass
 class Way:
-    """One way to draw, and what its last run reported.
+    """One way to draw, and what its last run drew.
 
     Attributes:
-        model (TokenGenerator): The generator.
-        draw (Callable): Draws once; returns codes and bytes of the cache.
-        weights (int): Bytes that each pass reads.
-        last (tuple): What ``draw`` returned last.
+        model (CodeGenerator): The generator.
+        reads (str): See :func:`slots_read`.
+        draw (Callable): Draws once.
+        last (SampledCodes, optional): What ``draw`` returned last.
     """
 
-    model: TokenGenerator
-    draw: Callable[[], tuple[Any, int]]
-    weights: int
-    last: tuple = field(default=(None, 0))
+    model: CodeGenerator
+    reads: str
+    draw: Callable[[], SampledCodes]
+    last: SampledCodes | None = None
 
     def __call__(self) -> None:
         """Draw once."""
         self.last = self.draw()
 
-
-def weight_bytes(model: nn.Module, amp: bool) -> int:
-    """Bytes of the weights that a pass reads: all but the embeddings' tables."""
-    parts = [model.transformer, model.head]
-    number = sum(p.numel() for part in parts for p in part.parameters())
-    return number * (2 if amp else 4)
-
-
-def bandwidth(device: torch.device) -> float:
-    """Bytes a second that copying moves (read and written)."""
-    source = torch.empty(64 * MIB, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    seconds = interleaved({'copy': lambda: target.copy_(source)}, 20, device, warmup=3)
-    return 2 * source.numel() / min(seconds['copy'])
+    def bytes_read(self, amp: bool, guided: bool) -> int:
+        """What the passes of the whole batch have to read."""
+        inner = self.model.transformer
+        slot = 2 * len(inner.blocks) * inner.num_heads * inner.head_dim * (4 - 2 * amp)
+        slots = float(slots_read(self.model, self.last, self.reads).sum())
+        weights = weight_bytes(self.model, amp) * float(self.last.stats['passes'].max())
+        return round(weights + slots * slot * (1 + guided))
 
 
-def load(config: str, checkpoint: str | None, device: torch.device) -> TokenGenerator:
+def load(config: str, checkpoint: str | None, device: torch.device) -> CodeGenerator:
     """A generator of a config, with the weights of a file or random ones."""
+    from mmengine.logging import MMLogger
+
     from mergevq_mm.registry import MODELS
     from mergevq_mm.utils.checkpoint import load_pretrained
     from mergevq_mm.utils.config import load_config
 
+    # A new model otherwise tells of each of its tensors how it began.
+    MMLogger.get_current_instance().setLevel('WARNING')
     cfg = load_config(config).model
-    if checkpoint is None:
-        cfg.tokenizer.update(checkpoint=None, random_init=True)
+    cfg.tokenizer.update(checkpoint=None, random_init=True)  # draws no images
     model = MODELS.build(cfg)
     if checkpoint is None:
         model.init_weights()
@@ -205,42 +204,63 @@ def load(config: str, checkpoint: str | None, device: torch.device) -> TokenGene
     return model.to(device).eval()
 
 
+def settings(
+    model: CodeGenerator, args: argparse.Namespace
+) -> tuple[int, dict[str, Any]]:
+    """K and the options of sampling: the model's own, then those of the flags."""
+    options = {k: v for k, v in model.sample_cfg.items() if k not in OWN}
+    options.pop('seed', None)
+    keep = options.pop('keep', model.keep_sampler.target)
+    keep = args.keep or keep
+    if args.guidance is not None:
+        options['guidance'] = args.guidance
+    if args.random and getattr(model, 'sequence', None) == 'raster':
+        options['restrict'] = True
+    return model.check_keep(keep), options
+
+
 def ways_of(
-    models: dict[str, TokenGenerator], labels: Tensor, args: argparse.Namespace
+    models: dict[str, CodeGenerator], labels: Tensor, args: argparse.Namespace
 ) -> dict[str, Way]:
     """All ways to draw images of these classes."""
     main, seeds = models['raster'], list(range(len(labels)))
-    keep = args.keep or main.keep_sampler.target
-    scale = args.guidance
-    if scale is None:
-        scale = main.sample_cfg.get('guidance', 1.0)
-    weights = weight_bytes(main, args.amp)
-    options = {'guidance': scale, 'restrict': args.random}
+    kind = labels.device.type
 
-    def sample(model: TokenGenerator, **more: Any) -> Callable[[], tuple]:
-        def draw() -> tuple[SampledCodes, int]:
-            cfg = {'guidance': scale, **more}
-            with torch.autocast(labels.device.type, torch.bfloat16, enabled=args.amp):
-                drawn = model.sample_codes(labels, keep, seeds, **cfg)
-            return drawn, int(drawn.stats['cache_bytes'].sum())
+    def amp() -> torch.autocast:
+        return torch.autocast(kind, torch.bfloat16, enabled=args.amp)
 
-        return draw
+    def sample(model: CodeGenerator, reads: str, **more: Any) -> Way:
+        keep, options = settings(model, args)
+        options.update(more)
 
-    def loop() -> tuple[Tensor, int]:
-        with torch.autocast(labels.device.type, torch.bfloat16, enabled=args.amp):
-            return plain(labels, keep, scale)
+        def draw() -> SampledCodes:
+            with amp():
+                return model.sample_codes(labels, keep, seeds, **options)
 
-    plain = PlainLoop(main)
-    ways = {'loop': Way(main, loop, weights)}
+        return Way(model, reads, draw)
+
+    keep, options = settings(main, args)
+    options.pop('restrict', None)
+    rule, plain = main.sampling_rule(**options), PlainLoop(main)
+
+    def loop() -> SampledCodes:
+        with amp():
+            return plain(labels, keep, rule)
+
+    ways = {'loop': Way(main, 'static', loop)}
     for cache in ('full', 'compressed'):
-        draw = sample(main, cache=cache, **{**options})
-        ways[cache] = Way(main, draw, weights)
+        ways[cache] = sample(main, cache, cache=cache)
+    if args.compile:
+        for step in ('compile', 'graph') if kind == 'cuda' else ('compile',):
+            for cache in ('full', 'compressed'):
+                name = f'{cache}, {step}'
+                ways[name] = sample(main, cache, cache=cache, step=step)
     for cache in ('full', 'compressed'):
-        draw = sample(main, cache=cache, speculative=args.drafts, **options)
-        ways[f'{cache}, {args.drafts} drafts'] = Way(main, draw, weights)
+        name = f'{cache}, {args.drafts} drafts'
+        ways[name] = sample(main, cache, cache=cache, speculative=args.drafts)
     for name, model in models.items():
         if model is not main:
-            ways[name] = Way(model, sample(model), weight_bytes(model, args.amp))
+            ways[name] = sample(model, 'pairs' if isinstance(model, RandAR) else 'full')
     return ways
 
 
@@ -252,32 +272,39 @@ def measure(
     report: Report,
 ) -> None:
     """Time all ways in turn and add their rows."""
-    device = torch.device(args.device)
-    seconds = interleaved(dict(ways), args.repeats, device)
-    base_bytes = ways['loop'].last[1]
+    seconds = interleaved(dict(ways), args.repeats, torch.device(args.device))
+    base = int(ways['loop'].last.stats['cache_peak_bytes'].sum())
     for name, way in ways.items():
-        drawn, size = way.last
-        stats = drawn.stats if isinstance(drawn, SampledCodes) else {}
-        tokens = drawn.index if isinstance(drawn, SampledCodes) else drawn
-        passes = float(stats['passes'].max()) if stats else float(tokens.shape[1])
+        index, stats = way.last.index, way.last.stats
+        size = int(stats['cache_peak_bytes'].sum())
+        passes = float(stats['passes'].max())
+        rule = way.model.sampling_rule(guidance=_guidance(way.model, args))
+        read = way.bytes_read(args.amp, rule.guided)
         took = median(seconds[name])
-        # On average a static cache is read whole, the others are half filled.
-        bound = passes * (way.weights + size * (1.0 if name == 'loop' else 0.5)) / speed
+        comparable = way.model is ways['full'].model and name != 'loop'
+        same = (index == ways['full'].last.index).float().mean() if comparable else None
         report.add(
             way=name,
             batch=number,
             rate=number / took,
             ratio=median_ratio(seconds['loop'], seconds[name]),
             cache=size / number / 1024,
-            cache_share=size / base_bytes,
+            cache_share=size / base,
             passes=passes,
-            accepted=tokens.shape[1] / float(stats['passes'].float().mean())
-            if stats
-            else None,
-            distinct=float(stats['distinct'].float().mean()) if stats else None,
-            reached=bound / took,
+            accepted=index.shape[1] / float(stats['passes'].float().mean()),
+            distinct=float(stats['distinct'].float().mean()),
+            most_distinct=int(stats['distinct'].max()),
+            same=None if same is None else float(same),
+            read=read / passes / MIB,
+            bound=number * speed / read,
+            reached=read / speed / took,
             seconds=seconds[name],
         )
+
+
+def _guidance(model: CodeGenerator, args: argparse.Namespace) -> Any:
+    """Guidance of a model's rows."""
+    return settings(model, args)[1].get('guidance', 1.0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -290,30 +317,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, _, checkpoint = other.partition(':')
         files.append((Path(config).stem, config, checkpoint or None))
     models = {name: load(config, file, device) for name, config, file in files}
+    raster = models['raster']
+    if not isinstance(raster, MergeAR) or raster.sequence != 'raster':
+        raise ValueError(
+            f'{args.config} is no MergeAR over the whole raster; give one such as '
+            'configs/mergear_l_g+r.py, and this one with --others.'
+        )
     speed = bandwidth(device)
     weights = (
         'random weights' if args.checkpoint is None else Path(args.checkpoint).name
     )
-    report = Report(
-        f'{Path(args.config).stem}, {weights}' + (', bfloat16' if args.amp else ''),
-        {
-            'way': 'way',
-            'batch': 'batch|d',
-            'rate': 'images/s|.2f',
-            'ratio': 'ratio to loop|.2f',
-            'cache': 'cache (KiB/image)|.0f',
-            'cache_share': 'of loop|.0%',
-            'passes': 'passes|.0f',
-            'accepted': 'tokens a pass|.2f',
-            'distinct': 'distinct|.1f',
-            'reached': 'of the bound|.1%',
-        },
-    )
+    title = f'{Path(args.config).stem}, {weights}' + (', bfloat16' if args.amp else '')
+    report = Report(title, COLUMNS)
     for number in args.batch:
-        labels = torch.arange(number, device=device) % models['raster'].num_classes
+        labels = torch.arange(number, device=device) % raster.num_classes
         measure(ways_of(models, labels, args), number, speed, args, report)
-    report.note(f'copying moves {speed / 1e9:.1f} GB/s here; K={args.keep or "target"}')
-    report.show(args, device, bandwidth=speed)
+    keep, options = settings(raster, args)
+    report.note(
+        f'copying moves {speed / 1e9:.1f} GB/s here; K={keep}, w={raster.window}, '
+        f'{options}'
+    )
+    for name, _, file in files[1:]:
+        if file is None:
+            report.note(f'{name}: untrained weights, speed only')
+    report.show(args, device, bandwidth=speed, keep=keep, window=raster.window)
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmengine.structures import BaseDataElement
@@ -20,9 +20,10 @@ from mergevq_mm.visualization import sample_grid, save_png, to_uint8
 class SampleVisualizationHook(Hook):
     """Shows the first generated images of a validation or a test as a grid.
 
-    They are those that are evaluated (the first process's part): nothing is generated
-    again, the weights are those of the evaluation (the average, where there is one),
-    and as images are numbered, the same place shows the same class and noise each time.
+    They are those that are evaluated, of all processes in the order of their numbers:
+    nothing is generated again, the weights are those of the evaluation (the average,
+    where there is one), and as images are numbered, the same place shows the same class
+    and noise each time, whatever the number of processes.
     The grid is written to ``work_dir/vis_data/samples_<step>.png``
     (``samples_test.png`` when testing) and given to the runner's visualizer.
 
@@ -51,7 +52,7 @@ class SampleVisualizationHook(Hook):
                 )
         self.num_images = num_images
         self.columns = columns
-        self._images: list[np.ndarray] = []
+        self._images: list[tuple[int, np.ndarray]] = []  # with their numbers
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Start a new grid."""
@@ -96,15 +97,19 @@ class SampleVisualizationHook(Hook):
         self._write(runner, 'test', 0)
 
     def _keep(self, outputs: Sequence[BaseDataElement]) -> None:
-        if not is_main_process():
-            return
-        for sample in outputs[: self.num_images - len(self._images)]:
-            self._images.append(to_uint8(sample.fake_img.flip(0) / 255))  # BGR
+        # Of R processes each has every R-th image.
+        share = -(-self.num_images // get_world_size())
+        for sample in outputs[: share - len(self._images)]:
+            number = sample.get('sample_number', len(self._images))
+            image = to_uint8(sample.fake_img.flip(0) / 255)  # BGR
+            self._images.append((number, image))
 
     def _write(self, runner: Runner, suffix: str, step: int) -> None:
-        images, self._images = self._images, []
-        if not images:
+        parts, self._images = all_gather_object(self._images), []
+        numbered = sorted((n for part in parts for n in part), key=lambda pair: pair[0])
+        if not numbered or not is_main_process():
             return
+        images = [image for _, image in numbered[: self.num_images]]
         page = sample_grid(images, self.columns)
         path = os.path.join(runner.work_dir, 'vis_data', f'samples_{suffix}.png')
         save_png(path, page)

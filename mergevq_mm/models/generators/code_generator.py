@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..quantizers.lfq_functional import split_index
 from .architectures import resolve_architecture
+from .code_drawing import SamplingRule
 from .factorized_head import FactorizedEmbedding, FactorizedHead
-from .raster_decoding import SamplingRule
 from .rotary import no_position
 from .sampling import check_sampling
 from .token_generator import TokenGenerator
@@ -138,9 +140,15 @@ class CodeGenerator(TokenGenerator):
             )
         return torch.cat([labels, torch.full_like(labels, self.num_classes)])
 
-    def sampling_rule(self, restrict: int | None = None, **options: object) -> object:
-        """Checked options of sampling."""
-        check_sampling(**options)
+    def sampling_rule(
+        self, restrict: int | None = None, **options: Any
+    ) -> SamplingRule:
+        """Checked options of sampling.
+
+        Raises:
+            ValueError: If one is not known or out of range.
+        """
+        check_sampling(len(self.head.split), **options)
         return SamplingRule(**options, restrict=restrict)
 
     def code_losses(self, logits: list[Tensor], index: Tensor) -> dict[str, Tensor]:

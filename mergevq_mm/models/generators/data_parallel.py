@@ -1,4 +1,4 @@
-"""Training steps of one loss that leave the weights alone where it is not finite."""
+"""Training steps of one loss: what is not finite leaves the weights alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mergevq_mm.registry import MODEL_WRAPPERS
 
-from ..utils.finite import all_finite
+from ..utils.finite import all_finite, guarded_update
 
 
 def guarded_train_step(
@@ -18,7 +18,7 @@ def guarded_train_step(
     data: dict,
     optim_wrapper: OptimWrapper,
 ) -> dict[str, Tensor]:
-    """Update the weights, unless the loss is not finite on some rank.
+    """Update the weights, unless loss or gradients are not finite on some rank.
 
     Args:
         called (BaseModel): What the forward pass goes through, the model or its
@@ -36,8 +36,8 @@ def guarded_train_step(
     total, log = model.parse_losses(losses)
     if not all_finite(losses):
         return {**log, 'nonfinite': torch.ones(())}
-    optim_wrapper.update_params(total)
-    return {**log, 'nonfinite': torch.zeros(())}
+    update = guarded_update(optim_wrapper, total)
+    return {**log, 'nonfinite': torch.tensor(float(not update.finite))}
 
 
 @MODEL_WRAPPERS.register_module()

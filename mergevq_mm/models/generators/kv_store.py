@@ -19,6 +19,12 @@ class KVStore:
         head_dim (int): Channels of a head, c.
         like (Tensor): Of the device and the type of the activations; under autocast
             the keys and values have autocast's type.
+
+    Attributes:
+        peak_bytes (int): The most bytes held at once: to grow, the store holds its old
+            and its new room together for a moment.
+        version (int): Counts the rooms; what was captured with another one writes into
+            memory that is no longer looked at.
     """
 
     def __init__(
@@ -35,6 +41,7 @@ class KVStore:
             dtype = torch.get_autocast_dtype(kind)
         shape = (2, layers, batch, heads, slots, head_dim)
         self._room = torch.zeros(shape, dtype=dtype, device=like.device)
+        self.peak_bytes, self.version = self.nbytes, 0
 
     @property
     def keys(self) -> Tensor:
@@ -58,9 +65,13 @@ class KVStore:
 
     def grow(self, slots: int) -> None:
         """Add slots; those that exist keep their numbers and contents."""
-        shape = list(self._room.shape)
-        shape[-2] = slots
-        self._room = torch.cat([self._room, self._room.new_zeros(shape)], dim=-2)
+        old, shape = self._room, list(self._room.shape)
+        shape[-2] += slots
+        self._room = old.new_zeros(shape)
+        self._room[..., : old.shape[-2], :] = old
+        held = old.numel() * old.element_size() + self.nbytes
+        self.peak_bytes = max(self.peak_bytes, held)
+        self.version += 1
 
 
 class SlotMemory:

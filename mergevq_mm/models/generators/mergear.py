@@ -11,15 +11,13 @@ from torch import Tensor
 from mergevq_mm.registry import MODELS
 
 from ..utils.group_map import recover_tokens
+from .code_drawing import DecodingNetwork
 from .code_generator import CodeGenerator
+from .decoding_step import check_step, make_step
 from .kv_store import KVStore
-from .raster_decoding import (
-    DecodingNetwork,
-    RasterDecoding,
-    decode_raster,
-)
+from .raster_decoding import RasterDecoding, decode_raster
 from .rotary import grid_positions, rank_positions, rotary_factors
-from .sampling import uniform_noise
+from .sampling import check_count, uniform_noise
 from .speculative import decode_speculatively
 from .structures import CodeBatch, SampledCodes
 from .token_cache import CompressedCache, TokenCache
@@ -55,8 +53,10 @@ class MergeAR(CodeGenerator):
             are, nothing is ever dropped. Defaults to 2.
         duplicates (str): What a repetition is in training: an equal 'code', as in
             generation, or the same 'group' of the source map. Defaults to 'code'.
-        attention (str): 'sdpa', or 'flex' for a block mask in training. Defaults to
-            'sdpa'.
+        attention (str): 'sdpa', or 'flex' for a compiled FlexAttention with a block
+            mask, which skips the blocks of 128×128 that nobody sees; for training on
+            a GPU. Whether it pays has not been measured: no config uses it. Defaults
+            to 'sdpa'.
         **kwargs: Of :class:`CodeGenerator`.
 
     Raises:
@@ -99,7 +99,17 @@ class MergeAR(CodeGenerator):
     # ------------------------------------------------------------------- training
 
     def loss_codes(self, batch: CodeBatch) -> dict[str, Tensor]:
-        """Losses of tokenized images; see :meth:`CodeGenerator.code_losses`."""
+        """Losses of tokenized images; see :meth:`CodeGenerator.code_losses`.
+
+        Raises:
+            ValueError: If FlexAttention is to be trained on a CPU.
+        """
+        on = batch.index.device.type
+        if self.attention == 'flex' and on != 'cuda' and torch.is_grad_enabled():
+            raise ValueError(
+                f"attention='flex' cannot be trained on the {on}, as it has no "
+                "backward pass there; use attention='sdpa', or train on a GPU."
+            )
         if self.sequence == 'raster':
             index = recover_tokens(batch.index.unsqueeze(-1), batch.group).squeeze(-1)
             kinds = index if self.duplicates == 'code' else batch.group
@@ -156,6 +166,7 @@ class MergeAR(CodeGenerator):
         cache: str = 'compressed',
         restrict: bool = False,
         speculative: int = 0,
+        step: str = 'eager',
         **options: Any,
     ) -> SampledCodes:
         """Draw codes of given classes.
@@ -165,22 +176,28 @@ class MergeAR(CodeGenerator):
             keep (int): K, in the table of instruction tokens.
             seeds (Sequence[int]): One a sample. A sample depends on its own seed alone.
             cache (str): 'full' or 'compressed', which holds what the window lets be
-                seen. Defaults to 'compressed'.
+                seen (and is the full one where that is no larger). Defaults to
+                'compressed'.
             restrict (bool): Whether a sample that has K distinct codes draws none but
                 these. Defaults to False: the cache grows.
             speculative (int): Tokens to draft at a time as copies of earlier ones and
-                to verify in one pass; the samples stay the same. Defaults to 0.
+                to verify in one pass; in fp32 the samples stay the same. Defaults to 0.
+            step (str): How the step of one token runs: 'eager', 'compile' (by
+                torch.compile, at the first use), or 'graph' (CUDA graphs). Defaults to
+                'eager'.
             **options: ``temperature``, ``top_k``, ``top_p``, ``guidance`` (one number,
                 or one a part) and ``guidance_schedule``.
 
         Returns:
             SampledCodes: With, for each sample, its ``distinct`` codes, the
-            ``occupied`` ones of the ``cache_slots``, ``cache_bytes`` (of both sequences
-            where guidance needs two), and ``passes``, the runs of the transformer.
+            ``occupied`` ones of the ``cache_slots``, ``cache_bytes`` at the end and
+            ``cache_peak_bytes`` while it grew (of both sequences where guidance needs
+            two), and ``passes``, the runs of the transformer, the prefix's among them.
 
         Raises:
             ValueError: If an option is not known or out of range.
         """
+        check_step(step, labels.device, speculative)
         decoding = self.start_decoding(
             labels, keep, seeds, cache, restrict, speculative, **options
         )
@@ -191,13 +208,14 @@ class MergeAR(CodeGenerator):
                 decoding, prefix, speculative, int(self.places(keep)[:, 1].max()) + 1
             )
         else:
-            index = decode_raster(decoding, prefix)
+            index = decode_raster(decoding, prefix, make_step(step, decoding))
         number, store = labels.shape[0], decoding.cache.store
         stats = {
             'distinct': decoding.cache.distinct[:number],
             'occupied': decoding.cache.occupied[:number],
             'cache_slots': torch.full_like(labels, store.slots),
             'cache_bytes': torch.full_like(labels, store.nbytes // number),
+            'cache_peak_bytes': torch.full_like(labels, store.peak_bytes // number),
             'passes': passes,
         }
         return SampledCodes(index, keep, self.sequence == 'raster', stats)
@@ -213,6 +231,19 @@ class MergeAR(CodeGenerator):
         **options: Any,
     ) -> RasterDecoding:
         """Cache, noise and room for the codes; see :meth:`sample_codes`."""
+        check_count(
+            'speculative', speculative, 0, '0 draws the tokens one by one, 4 drafts 4'
+        )
+        if not isinstance(restrict, bool):
+            raise ValueError(
+                f'restrict={restrict} is neither True nor False; how many codes it '
+                'restricts to is keep.'
+            )
+        if restrict and self.sequence == 'distinct':
+            raise ValueError(
+                "restrict=True has no meaning for sequence='distinct', which draws K "
+                'codes and no more; leave it out.'
+            )
         rule = self.sampling_rule(restrict=keep if restrict else None, **options)
         length = keep
         if self.sequence == 'raster':
@@ -224,7 +255,7 @@ class MergeAR(CodeGenerator):
         )
         memory = self.make_cache(cache, rows, length, keep, speculative, restrict)
         index = labels.new_zeros(labels.shape[0], length)
-        return RasterDecoding(network, memory, rule, noise, index)
+        return RasterDecoding(network, rule, noise, index, cache=memory)
 
     def make_cache(
         self,
@@ -244,8 +275,16 @@ class MergeAR(CodeGenerator):
             raise ValueError(
                 f"cache='{name}' is not known; choose one of {', '.join(CACHES)}."
             )
-        # Where nothing is ever out of sight, nothing can be dropped.
-        kind = CACHES['full' if self.window is None else name]
+        kind, more = CACHES[name], {}
+        size = (self.prefix, length, self.window, keep, drafts)
+        spare = 0 if restrict else CACHE_BLOCK
+        full = TokenCache.slots_needed(*size)
+        # Where nothing is ever out of sight, nothing can be dropped; and a cache that
+        # is no smaller saves nothing.
+        if self.window is None or kind.slots_needed(*size, spare=spare) >= full:
+            kind = TokenCache
+        if kind is CompressedCache:
+            more = {'restrict': restrict}
         inner, like = self.transformer, self.prefix_factors
 
         def make_store(slots: int) -> KVStore:
@@ -255,11 +294,8 @@ class MergeAR(CodeGenerator):
 
         return kind(
             make_store,
-            self.prefix,
-            length,
-            self.window,
-            keep,
-            drafts=drafts,
-            spare=0 if restrict else CACHE_BLOCK,
+            *size,
+            spare=CACHE_BLOCK,
             block=CACHE_BLOCK,
+            **more,
         )

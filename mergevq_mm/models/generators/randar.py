@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mergevq_mm.registry import MODELS
 
 from ..utils.group_map import first_occurrence
+from .code_drawing import DecodingNetwork, SamplingRule
 from .code_generator import CodeGenerator
 from .kv_store import KVStore
 from .random_order import (
@@ -22,9 +23,8 @@ from .random_order import (
     parallel_schedule,
     sampled_positions,
 )
-from .raster_decoding import DecodingNetwork
 from .rotary import grid_positions, rank_positions, rotary_factors
-from .sampling import uniform_noise
+from .sampling import check_count, uniform_noise
 from .structures import CodeBatch, SampledCodes
 from .visibility import first_of_its_kind
 
@@ -156,12 +156,13 @@ class RandAR(CodeGenerator):
         Returns:
             SampledCodes: Of the K slots. With, for each sample, its ``distinct`` codes,
             the ``occupied`` of the allocated ``cache_slots``, ``cache_bytes`` (of both
-            sequences where guidance needs two), and ``passes``, the runs of the
-            transformer.
+            sequences where guidance needs two; ``cache_peak_bytes`` are the same), and
+            ``passes``, the runs of the transformer.
 
         Raises:
             ValueError: If an option is not known or out of range.
         """
+        check_count('num_steps', num_steps, 1, 'K draws the codes one by one')
         schedule = parallel_schedule(keep, num_steps)
         decoding = self.start_decoding(labels, keep, seeds, schedule, **options)
         prefix = self.embed_prefix(self.guided_labels(labels, decoding.rule), keep)
@@ -171,6 +172,9 @@ class RandAR(CodeGenerator):
             'occupied': torch.full_like(labels, store.slots),
             'cache_slots': torch.full_like(labels, store.slots),
             'cache_bytes': torch.full_like(labels, store.nbytes // len(labels)),
+            'cache_peak_bytes': torch.full_like(
+                labels, store.peak_bytes // len(labels)
+            ),
             'passes': torch.full_like(labels, len(schedule)),
         }
         return SampledCodes(index, keep, False, stats)
@@ -210,14 +214,19 @@ class RandAR(CodeGenerator):
         factors = self.factors(in_order(places, order))
         network = DecodingNetwork(self.embedding, inner, self.head, factors)
         index = labels.new_zeros(batch, keep)
-        instruction = self.instruction.weight[0]
         return ParallelDecoding(
-            network, store, rule, instruction, order, of_slots[..., 1:], index
+            network,
+            rule,
+            of_slots[..., 1:],
+            index,
+            store=store,
+            instruction=self.instruction.weight[0],
+            order=order,
         )
 
-    def _rule(self, options: dict[str, Any]) -> Any:
+    def _rule(self, options: dict[str, Any]) -> SamplingRule:
         """Checked options of sampling."""
-        for name in ('cache', 'restrict', 'speculative'):
+        for name in ('cache', 'restrict', 'speculative', 'step'):
             if name in options:
                 raise ValueError(
                     f'{name}={options[name]} is an option of raster generation; leave '

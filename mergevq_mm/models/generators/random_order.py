@@ -10,13 +10,13 @@ pass writes the finished pairs over them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .code_drawing import CodeDrawing
 from .kv_store import KVStore, SlotMemory
-from .raster_decoding import DecodingNetwork, SamplingRule
 from .rotary import rotate
 
 
@@ -113,37 +113,20 @@ def parallel_mask(
 
 
 @dataclass
-class ParallelDecoding:
-    """Samples in the making; each method runs on the device alone.
+class ParallelDecoding(CodeDrawing):
+    """Samples of K slots; noise and codes are in the order of the slots.
 
     Attributes:
-        network (DecodingNetwork): The generator's parts; its factors are those of the
-            prefix and then of the slots in the order of drawing, B×(P+K)×(c/2)×2.
-        store (KVStore): Of all sequences: B, or 2B where guidance is on.
-        rule (SamplingRule): How to draw.
+        store (KVStore): Of all sequences: B, or 2B where guidance is on. The network's
+            rotary factors are those of the prefix and then of the slots in the order
+            of drawing, B×(P+K)×(c/2)×2.
         instruction (Tensor): The vector of the position instructions, D.
         order (Tensor): Slots in the order of drawing, B×K int64.
-        noise (Tensor): For each slot, B×K×parts, in [0, 1).
-        index (Tensor): The codes of the slots, B×K int64, filled in.
     """
 
-    network: DecodingNetwork
     store: KVStore
-    rule: SamplingRule
     instruction: Tensor
     order: Tensor
-    noise: Tensor
-    index: Tensor
-    scale: Tensor = field(init=False)
-    scratch: dict[int, KVStore] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.scale = self.rule.scales(*self.noise.shape[1:], like=self.noise)
-
-    @property
-    def rows(self) -> int:
-        """int: Sequences for each sample, 1 or 2."""
-        return 2 if self.rule.guided else 1
 
     @property
     def prefix(self) -> int:
@@ -199,18 +182,8 @@ class ParallelDecoding:
             Tensor: B×n int64, also written to their slots.
         """
         slots = self.order[:, first:last]
-        noise, scale = in_order(self.noise, slots), self.scale[first:last]
-
-        def choose(part: int, logits: Tensor, before: Tensor | None) -> Tensor:
-            logits = self.rule.guide(part, logits, scale)
-            return self.rule.choose(part, logits, noise)
-
-        rows = context.shape[0] * context.shape[1]
-        if rows not in self.scratch:
-            self.scratch[rows] = self.network.head.scratch(rows, context)
-        code = self.network.head.draw(
-            context, self.network.embedding, choose, self.scratch[rows]
-        )
+        noise = in_order(self.noise, slots)
+        code = self.draw_codes(context, noise, self.scale[first:last])
         self.index.scatter_(1, slots, code)
         return code
 

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 SCHEDULES = ('constant', 'linear')
+# For each option the kind of its numbers, which are good, and what to give instead.
+RANGES = {
+    'temperature': (Real, lambda v: v >= 0, 'numbers of at least 0; 0 is greedy'),
+    'top_k': (
+        Integral,
+        lambda v: v >= 0,
+        'whole numbers of at least 0; 0 keeps all values',
+    ),
+    'top_p': (Real, lambda v: 0 < v <= 1, 'numbers in (0, 1]; 1 keeps all values'),
+    'guidance': (
+        Real,
+        lambda v: v >= 0,
+        'finite numbers of at least 0; 1 is no guidance',
+    ),
+}
 
 
 def filter_logits(
@@ -127,29 +145,55 @@ def uniform_noise(
     return noise.to(device)
 
 
-def check_sampling(
-    temperature: float | Sequence[float] = 1.0,
-    top_k: int | Sequence[int] = 0,
-    top_p: float | Sequence[float] = 1.0,
-    guidance: float | Sequence[float] = 1.0,
-    guidance_schedule: str = 'constant',
-) -> None:
-    """Refuse values that cannot be meant.
+def check_sampling(parts: int, **options: Any) -> None:
+    """Refuse options of drawing that cannot be meant.
+
+    Args:
+        parts (int): Parts of a code; an option is one number or one for each of them.
+        **options (Any): ``temperature``, ``top_k``, ``top_p``, ``guidance`` and
+            ``guidance_schedule``, any of them.
 
     Raises:
-        ValueError: If one is out of range.
+        ValueError: If one is not known, out of range, or for another number of parts.
     """
-    for name, value, good, remedy in (
-        ('temperature', temperature, lambda v: v >= 0, 'at least 0; 0 is greedy'),
-        ('top_k', top_k, lambda v: v >= 0, 'at least 0; 0 keeps all values'),
-        ('top_p', top_p, lambda v: 0 < v <= 1, 'in (0, 1]; 1 keeps all values'),
-        ('guidance', guidance, lambda v: v >= 0, 'at least 0; 1 is no guidance'),
-    ):
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if not all(good(v) for v in values):
-            raise ValueError(f'{name}={value} is out of range; give numbers {remedy}.')
-    if guidance_schedule not in SCHEDULES:
+    for name, value in options.items():
+        if name == 'guidance_schedule':
+            if value not in SCHEDULES:
+                raise ValueError(
+                    f"guidance_schedule='{value}' is not known; choose one of "
+                    f'{", ".join(SCHEDULES)}.'
+                )
+            continue
+        if name not in RANGES:
+            known = ', '.join([*RANGES, 'guidance_schedule'])
+            raise ValueError(
+                f'{name}={value} is no option of sampling here; leave it out, or use '
+                f'one of {known}.'
+            )
+        values = value if isinstance(value, (list, tuple)) else [value] * parts
+        if len(values) != parts:
+            raise ValueError(
+                f'{name}={value} is for {len(values)} parts, but a code has {parts}; '
+                'give one number, or one for each part.'
+            )
+        kind, good, remedy = RANGES[name]
+        if not all(is_number(v, kind) and good(v) for v in values):
+            raise ValueError(f'{name}={value} is out of range; give {remedy}.')
+
+
+def is_number(value: Any, kind: type = Real) -> bool:
+    """Whether a value is a finite number of a kind (True and False are none)."""
+    good = isinstance(value, kind) and not isinstance(value, bool)
+    return good and math.isfinite(value)
+
+
+def check_count(name: str, value: Any, least: int, remedy: str) -> None:
+    """Refuse what is no whole number of at least ``least``.
+
+    Raises:
+        ValueError: With the remedy.
+    """
+    if not is_number(value, Integral) or value < least:
         raise ValueError(
-            f"guidance_schedule='{guidance_schedule}' is not known; choose one of "
-            f'{", ".join(SCHEDULES)}.'
+            f'{name}={value} is no whole number of at least {least}; {remedy}.'
         )

@@ -7,15 +7,23 @@ place is drawn with the noise that it would have been drawn with anyway. A guess
 is proposed with certainty is to be accepted with probability p(x), and else replaced by
 a draw from p without x: drawing from p and comparing with x does exactly that. So
 rejection sampling is exact, and with the same noise the codes are those of one step at
-a time. (Paper: none; speculative sampling is Leviathan et al., 2023.)
+a time: in fp32. In half precision a pass of several tokens rounds otherwise than one of
+a single token, which can decide a draw another way; the distribution is that of the
+rounded logits either way. (Paper: none; speculative sampling is Leviathan et al.,
+2023.)
 """
 
 from __future__ import annotations
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
+from .host_copy import HostCopy
 from .raster_decoding import RasterDecoding
+
+LAG = 4  # passes after which the host has to know how far the samples were
 
 
 def decode_speculatively(
@@ -23,7 +31,9 @@ def decode_speculatively(
 ) -> tuple[Tensor, Tensor]:
     """Draw all tokens, up to 1 + ``drafts`` of them a pass.
 
-    Samples run at their own speed; the host looks once a pass whether all are done.
+    Samples run at their own speed. How far they are the host reads when the numbers
+    have arrived, and waits for none but those of ``LAG`` passes ago: so a device may
+    run up to that many passes after the last one, in which nothing happens.
 
     Args:
         decoding (RasterDecoding): The samples, none drawn yet; its cache has room for
@@ -33,8 +43,8 @@ def decode_speculatively(
         columns (int): Of the grid.
 
     Returns:
-        tuple[Tensor, Tensor]: Codes B×L int64, and for each sample the passes after
-        the prefix's that it needed, B.
+        tuple[Tensor, Tensor]: Codes B×L int64, and for each sample the passes that it
+        needed, the prefix's among them, B.
     """
     index, cache = decoding.index, decoding.cache
     batch, length = index.shape
@@ -43,14 +53,17 @@ def decode_speculatively(
     drawn = torch.cat([index, index.new_full((batch, drafts + 1), -1)], dim=1)
     done = torch.zeros_like(index[:, :1])  # place of the last code that is certain
     drawn[:, :1] = decoding.draw(decoding.start(prefix), done)
-    passes = torch.zeros_like(done)
+    passes = torch.ones_like(done)
+    looks: deque[HostCopy] = deque()
     slowest = fastest = 0
     while slowest < length - 1:
         guess = guess_next(drawn, done, drafts, columns)
         tried = torch.cat([drawn.gather(1, done), guess], dim=1)
         token = done + offset  # B×(1 + drafts)
+        # No sample is further than if all guesses had been right since.
+        latest = min(fastest + len(looks) * (1 + drafts), length - 1) + drafts
         # Guesses are copies: one code at most is new.
-        read = cache.reserve(cache.prefix + fastest + drafts, new=1)
+        read = cache.reserve(cache.prefix + latest, new=1)
         code = decoding.draw(decoding.advance(tried, token, read), token + 1)
         # A code is right if all the guesses before it were.
         right = (code[:, :-1] == guess).cumprod(dim=1).sum(dim=1, keepdim=True)
@@ -59,7 +72,11 @@ def decode_speculatively(
         passes += active
         done = torch.where(active, done + 1 + right, done).clamp(max=length - 1)
         cache.forget((done + cache.prefix).repeat(decoding.rows, 1))
-        slowest, fastest = torch.stack(done.aminmax()).tolist()
+        looks.append(HostCopy(torch.stack(done.aminmax())))
+        while looks and (looks[0].ready or len(looks) > LAG):
+            slowest, fastest = looks.popleft().read()
+    # What is left does not depend on how long the host did not know of the end.
+    cache.evict((done + cache.prefix).repeat(decoding.rows, 1))
     index.copy_(drawn[:, :length])
     return index, passes.squeeze(1)
 

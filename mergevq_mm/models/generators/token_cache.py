@@ -6,9 +6,9 @@ counted from the first prefix token.
 
 The compressed cache holds the prefix, the first occurrence of each distinct code, and
 of the last w tokens those that repeat one. A repetition stands in a ring of w slots and
-is overwritten when it has left the window: it is gone, not masked. All decisions are
-made on the device; only when a sample may run out of slots does the host look at a
-counter, one that was written some steps ago.
+its slot is free again as soon as it has left the window: it is gone, not masked. All
+decisions are made on the device; only when a sample may run out of slots does the host
+wait for a counter, one that was written some steps ago.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .host_copy import LaggedMaximum
 from .kv_store import KVStore, SlotMemory
 from .visibility import visible
 
@@ -49,7 +50,8 @@ class TokenCache:
         window (int, optional): w; None: all that is past is seen.
         keep (int): Distinct codes that are expected of a sequence, K.
         drafts (int): Tokens that are placed beyond one at a time. Defaults to 0.
-        spare (int): Slots for more distinct codes than K. Defaults to 16.
+        spare (int): Slots for more distinct codes than K; 0 where a sample is
+            restricted to K. Defaults to 16.
         block (int): Slots come and are read in multiples of this. Defaults to 16.
     """
 
@@ -67,21 +69,26 @@ class TokenCache:
         self.prefix, self.length, self.window = prefix, length, window
         self.block = block
         self.ring = (window or 0) + drafts
-        places = prefix + length + drafts  # drafts may lie beyond the end
-        self.store = make_store(self._needed(places, min(keep + spare, length)))
+        slots = self.slots_needed(prefix, length, window, keep, drafts, spare)
+        self.store = make_store(slots)
         room = self.store.keys
         size = (room.shape[1], self.store.slots)
         self.step = torch.full(size, NOBODY, device=room.device)
         self.code = torch.full(size, -1, device=room.device)
         self.kept = torch.zeros(size, dtype=torch.bool, device=room.device)
-        # For each place the slot that stands for its code: the position record.
-        self.record = torch.zeros(
-            size[0], places, dtype=torch.int64, device=room.device
-        )
 
-    def _needed(self, places: int, codes: int) -> int:
-        """Slots for so many places, or so many distinct codes."""
-        return places
+    @classmethod
+    def slots_needed(
+        cls,
+        prefix: int,
+        length: int,
+        window: int | None,
+        keep: int,
+        drafts: int = 0,
+        spare: int = 16,
+    ) -> int:
+        """Slots of a new cache: P + L + drafts, for drafts may lie beyond the end."""
+        return prefix + length + drafts
 
     def place_prefix(self) -> Placement:
         """Places of the prefix tokens, which see each other causally."""
@@ -122,8 +129,7 @@ class TokenCache:
         self.step.scatter_(1, slots, step)
         self.kept.scatter_(1, slots, first)
         self.code.scatter_(1, slots, torch.where(first, code, -1))
-        standing = code.unsqueeze(-1) == self.code.unsqueeze(1)
-        self.record.scatter_(1, step, standing.int().argmax(dim=-1))
+        self.evict(step[:, :1])
         mask = visible(
             step[:, None, :, None],
             self.step[:, None, None, :read],
@@ -144,11 +150,33 @@ class TokenCache:
     def _slots(self, step: Tensor, first: Tensor) -> Tensor:
         return step
 
+    def evict(self, query: Tensor) -> None:
+        """Give up what no query at this place (B×1) or later sees; here nothing."""
+
+    def record(self, code: Tensor) -> Tensor:
+        """For each token the slot that stands for its code: the position record.
+
+        A code in a slot of its own is all that is remembered of its repetitions, so
+        that the record follows from the drawn codes and need not be kept.
+
+        Args:
+            code (Tensor): Codes that have been placed, B×n int64.
+
+        Returns:
+            Tensor: B×n int64.
+        """
+        same = code.unsqueeze(-1) == self.code.unsqueeze(1)  # B×n×slots
+        return same.int().argmax(dim=-1)
+
     def _rounded(self, slots: int) -> int:
         return min(-(-slots // self.block) * self.block, self.store.slots)
 
     def forget(self, step: Tensor) -> None:
-        """Take back the tokens that lie at ``step`` (B×1) or later."""
+        """Take back tokens of the last call, those at ``step`` (B×1) or later.
+
+        The next call may not begin before the last one did: what could not be seen from
+        there is gone already.
+        """
         gone = (self.step >= step) & (self.step != NOBODY)
         self.step.masked_fill_(gone, NOBODY)
         self.code.masked_fill_(gone, -1)
@@ -172,24 +200,42 @@ class CompressedCache(TokenCache):
 
     Args:
         *args: Of :class:`TokenCache`; the window is needed.
+        restrict (bool): Whether no sequence ever has more than K distinct codes: then
+            there are exactly P + w + drafts + K slots, and the host never looks.
+            Defaults to False.
+        spare (int): Of :class:`TokenCache`. Defaults to 16.
         **kwargs: Of :class:`TokenCache`.
 
     Raises:
         ValueError: If there is no window: then nothing may be evicted.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, *args: Any, restrict: bool = False, spare: int = 16, **kwargs: Any
+    ) -> None:
+        spare = 0 if restrict else spare
+        super().__init__(*args, spare=spare, **kwargs)
         if self.window is None:
             raise ValueError(
                 'window=None lets every token see all earlier ones, so that nothing '
                 "can be evicted; give a window or use cache='full'."
             )
         self.count = torch.zeros_like(self.step[:, 0])  # distinct codes, B
+        self.most = self.capacity if restrict else self.length
         self._lagged = LaggedMaximum(self.count)
 
-    def _needed(self, places: int, codes: int) -> int:
-        return self.prefix + self.ring + codes
+    @classmethod
+    def slots_needed(
+        cls,
+        prefix: int,
+        length: int,
+        window: int | None,
+        keep: int,
+        drafts: int = 0,
+        spare: int = 16,
+    ) -> int:
+        """Slots of a new cache: P + w + drafts + min(K + spare, L)."""
+        return prefix + (window or 0) + drafts + min(keep + spare, length)
 
     @property
     def capacity(self) -> int:
@@ -198,13 +244,16 @@ class CompressedCache(TokenCache):
 
     def reserve(self, latest: int, new: int = 1) -> int:
         """See :meth:`TokenCache.reserve`; grows where codes may lack slots."""
-        tokens = latest + 1 - self.prefix  # no sequence has more distinct codes
-        bound = min(self._lagged.bound() + new, tokens)
-        while bound > self.capacity:
-            self._grow()
-        self._lagged.advance(new)
+        tokens = latest + 1 - self.prefix
+        most = min(self.most, tokens)  # no sequence has more distinct codes
+        if self.capacity < self.most:
+            enough = self.capacity - new if most > self.capacity else self.length
+            bound = self._lagged.bound(enough) + new
+            while min(bound, most) > self.capacity:
+                self._grow()
+            self._lagged.advance(new)
         base = self.prefix + self.ring
-        return min(base + self._rounded(tokens), self.store.slots)
+        return min(base + self._rounded(most), self.store.slots)
 
     def _slots(self, step: Tensor, first: Tensor) -> Tensor:
         base = self.prefix + self.ring
@@ -212,6 +261,11 @@ class CompressedCache(TokenCache):
         self.count.copy_(number[:, -1])
         ring = self.prefix + (step - self.prefix) % self.ring
         return torch.where(first, base + number - 1, ring)
+
+    def evict(self, query: Tensor) -> None:
+        """See :meth:`TokenCache.evict`."""
+        gone = ~self.kept & (self.step <= query - self.window)
+        self.step.masked_fill_(gone, NOBODY)
 
     def forget(self, step: Tensor) -> None:
         """See :meth:`TokenCache.forget`."""
@@ -225,49 +279,3 @@ class CompressedCache(TokenCache):
         self.step = torch.cat([self.step, self.step.new_full((batch, more), NOBODY)], 1)
         self.code = torch.cat([self.code, self.code.new_full((batch, more), -1)], 1)
         self.kept = torch.cat([self.kept, self.kept.new_zeros(batch, more)], 1)
-
-
-class LaggedMaximum:
-    """An upper bound of a counter on the device that the host knows without waiting.
-
-    The counter's maximum is copied to the host now and then, and used ``lag`` additions
-    later, when the device has long passed it. Meanwhile the bound is the last known
-    maximum plus all that may have been added since: at most 2 lag - 1 too much.
-
-    Args:
-        counter (Tensor): Counts that grow by at most what :meth:`advance` is told.
-        lag (int): Defaults to 8.
-    """
-
-    def __init__(self, counter: Tensor, lag: int = 8) -> None:
-        self.counter, self.lag = counter, lag
-        self._known, self._since = 0, 0
-        self._asked: tuple[Tensor, torch.cuda.Event | None] | None = None
-        self._since_asked = 0
-
-    def bound(self) -> int:
-        """No count is larger."""
-        if self._asked is not None and self._since_asked >= self.lag:
-            maximum, event = self._asked
-            if event is not None:
-                event.synchronize()
-            self._known, self._since = int(maximum), self._since_asked
-            self._asked = None
-        if self._asked is None and self._since >= self.lag:
-            self._asked, self._since_asked = self._copy(), 0
-        return self._known + self._since
-
-    def advance(self, number: int) -> None:
-        """Each count grows by at most ``number``."""
-        self._since += number
-        self._since_asked += number
-
-    def _copy(self) -> tuple[Tensor, torch.cuda.Event | None]:
-        maximum = self.counter.max()
-        if not maximum.is_cuda:
-            return maximum, None
-        host = torch.empty((), dtype=maximum.dtype, pin_memory=True)
-        host.copy_(maximum, non_blocking=True)
-        event = torch.cuda.Event()
-        event.record()
-        return host, event

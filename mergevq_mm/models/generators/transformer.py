@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Protocol
 
+import torch
 from timm.layers import SwiGLU
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from .rotary import rotate
+
+
+@cache
+def flex_attention_on(kind: str) -> Callable[..., Tensor]:
+    """FlexAttention for a kind of device: compiled on a GPU, once a process.
+
+    Only the compiled kernel skips blocks; elsewhere it computes all scores and masks
+    them, which is good for a comparison alone.
+    """
+    return torch.compile(flex_attention) if kind == 'cuda' else flex_attention
 
 
 class Memory(Protocol):
@@ -68,7 +81,8 @@ class RotaryAttention(nn.Module):
         if memory is not None:
             key, value = memory(layer, key, value)
         if isinstance(mask, BlockMask):
-            seen = flex_attention(query, key, value, block_mask=mask)
+            attend = flex_attention_on(query.device.type)
+            seen = attend(query, key, value, block_mask=mask)
         else:
             causal = mask is None
             seen = F.scaled_dot_product_attention(

@@ -11,6 +11,9 @@ nothing else is known; the groups of the source map are a switch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
@@ -74,7 +77,17 @@ def mergear_mask(first: Tensor, prefix: int, window: int | None) -> Tensor | Non
 
 
 def mergear_block_mask(first: Tensor, prefix: int, window: int | None) -> BlockMask:
-    """The same for FlexAttention, which skips whole blocks that nobody sees."""
+    """The same for FlexAttention, which skips whole blocks that nobody sees.
+
+    It is made by compiled code on a GPU: the rule is new in each iteration, and without
+    a compiler all (P+L)² answers would be written out first.
+
+    First occurrences that lie everywhere leave no block of 128×128 empty that plain
+    causal attention visits: for L = 1024 and 256 groups drawn uniformly, 38 % of the
+    causal pairs are seen, but both masks skip the same 30.0 % of the blocks
+    (``BlockMask.sparsity``). So it pays only over a dense mask, or where the new codes
+    lie early in the raster.
+    """
     batch, length = first.shape
     kept = torch.cat([first.new_ones(batch, prefix), first], dim=1)
 
@@ -82,4 +95,11 @@ def mergear_block_mask(first: Tensor, prefix: int, window: int | None) -> BlockM
         return visible(query, key, kept[b, key], window)
 
     total = prefix + length
-    return create_block_mask(rule, batch, None, total, total, device=first.device.type)
+    kind = first.device.type
+    return block_mask_maker(kind)(rule, batch, None, total, total, device=kind)
+
+
+@cache
+def block_mask_maker(kind: str) -> Callable[..., BlockMask]:
+    """``create_block_mask`` for a kind of device: compiled on a GPU, once a process."""
+    return torch.compile(create_block_mask) if kind == 'cuda' else create_block_mask

@@ -330,7 +330,7 @@ def test_bad_configs_and_options() -> None:
         make(tokenizer=dict(learned_recovery=False))
     model = make()
     for options, message in (
-        (dict(num_steps=0), 'num_steps=0 draws nothing'),
+        (dict(num_steps=0), 'num_steps=0 is no whole number of at least 1'),
         (dict(cache='full'), 'cache=full is an option of raster generation; leave it'),
         (dict(speculative=2), 'speculative=2'),
         (dict(restrict=True), 'restrict=True'),

@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 from torch.testing import assert_close
 
-from mergevq_mm.models.generators import MergeAR
-from mergevq_mm.models.generators.raster_decoding import SamplingRule
+from mergevq_mm.models.generators import MergeAR, RandAR
+from mergevq_mm.models.generators.code_drawing import SamplingRule
 from mergevq_mm.models.generators.sampling import (
     check_sampling,
     draw,
@@ -184,20 +184,68 @@ def test_noise_is_a_stream_a_sample() -> None:
 # --------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(top_p=0.0), r'top_p=0.0 is out of range; give numbers in \(0, 1\]'),
-        (dict(top_p=(0.5, 1.5)), r'top_p=\(0.5, 1.5\)'),
-        (dict(top_p=float('nan')), 'top_p=nan'),
-        (dict(temperature=-0.1), 'temperature=-0.1'),
-        (dict(top_k=-1), 'top_k=-1'),
-        (dict(guidance=-2.0), 'guidance=-2.0'),
-        (dict(guidance_schedule='cosine'), "guidance_schedule='cosine' .* linear"),
-    ],
-)
+BAD = [
+    (dict(top_p=0.0), r'top_p=0.0 is out of range; give numbers in \(0, 1\]'),
+    (dict(top_p=(0.5, 1.5)), r'top_p=\(0.5, 1.5\)'),
+    (dict(top_p=float('nan')), 'top_p=nan'),
+    (dict(top_p='0.9'), 'top_p=0.9 is out of range'),
+    (dict(top_p=(0.5,)), r'top_p=\(0.5,\) is for 1 parts, but a code has 2; give one'),
+    (dict(temperature=-0.1), 'temperature=-0.1 .* at least 0; 0 is greedy'),
+    (dict(temperature=[1.0, -2]), r'temperature=\[1.0, -2\]'),
+    (dict(temperature=float('inf')), 'temperature=inf'),
+    (dict(temperature=None), 'temperature=None'),
+    (dict(top_k=-1), 'top_k=-1'),
+    (dict(top_k=2.5), 'top_k=2.5 .* whole numbers'),
+    (dict(top_k=()), r'top_k=\(\) is for 0 parts'),
+    (dict(guidance=-2.0), 'guidance=-2.0'),
+    (dict(guidance=float('inf')), 'guidance=inf .* finite numbers'),
+    (dict(guidance=(1.0, float('nan'))), r'guidance=\(1.0, nan\)'),
+    (dict(guidance=(1.5,)), r'guidance=\(1.5,\) is for 1 parts'),
+    (dict(guidance=(1.5, 2, 3)), r'guidance=\(1.5, 2, 3\) is for 3 parts'),
+    (dict(guidance_schedule='cosine'), "guidance_schedule='cosine' .* linear"),
+    (dict(top_n=3), 'top_n=3 is no option of sampling here; .* temperature, top_k'),
+]
+
+
+@pytest.mark.parametrize(('options', 'message'), BAD)
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_sampling(**options)
+        check_sampling(2, **options)
+    for kind in (MergeAR, RandAR):
+        with pytest.raises(ValueError, match=message):
+            tiny.make(kind).generate([1], **options)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options', 'message'),
+    [
+        (MergeAR, dict(speculative=-1), 'speculative=-1 is no whole number of at lea'),
+        (MergeAR, dict(speculative=1.5), 'speculative=1.5 .* 0 draws the tokens one'),
+        (MergeAR, dict(speculative=True), 'speculative=True'),
+        (MergeAR, dict(restrict=3), 'restrict=3 is neither True nor False'),
+        (MergeAR, dict(cache='paged'), "cache='paged' is not known"),
+        (MergeAR, dict(step='jit'), "step='jit' is not known; .* eager, compile, gr"),
+        (MergeAR, dict(step='graph'), "step='graph' .* on the cpu; use step='compile'"),
+        (
+            MergeAR,
+            dict(step='compile', speculative=2),
+            "step='compile' is one token, but speculative=2 .* use step='eager'",
+        ),
+        (MergeAR, dict(num_steps=4), 'num_steps=4 is no option of sampling here'),
+        (RandAR, dict(num_steps=0), 'num_steps=0 is no whole number of at least 1'),
+        (RandAR, dict(num_steps=2.5), 'num_steps=2.5'),
+        (RandAR, dict(step='compile'), 'step=compile is an option of raster generat'),
+        (RandAR, dict(restrict=True), 'restrict=True is an option of raster generat'),
+    ],
+)
+def test_bad_options_of_one_generator(kind: type, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tiny.make(MergeAR).sample_codes(torch.tensor([1]), 4, [0], **options)
+        tiny.make(kind).generate([1], **options)
+
+
+def test_restriction_of_the_distinct_codes_means_nothing() -> None:
+    model = tiny.make(MergeAR, sequence='distinct')
+    with pytest.raises(ValueError, match='restrict=True has no meaning for sequence='):
+        model.generate([1], restrict=True)
+    drawn = model.sample_codes(torch.tensor([1]), 4, [0], restrict=False)
+    assert drawn.index.shape == (1, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import tiny_mergear as tiny
 import torch
@@ -9,7 +11,13 @@ from tiny_mergear import LENGTH
 from torch import Tensor
 
 from mergevq_mm.models.generators import MergeAR
-from mergevq_mm.models.generators.speculative import guess_next
+from mergevq_mm.models.generators.host_copy import HostCopy
+from mergevq_mm.models.generators.raster_decoding import RasterDecoding
+from mergevq_mm.models.generators.speculative import (
+    LAG,
+    decode_speculatively,
+    guess_next,
+)
 
 LABELS, SEEDS = torch.tensor([1, 4, 9, 0]), [5, 6, 7, 8]
 WAYS = {
@@ -40,10 +48,10 @@ def test_the_same_codes(way: str, cache: str, window: int | None) -> None:
             LABELS, 4, SEEDS, cache=cache, speculative=drafts, **options
         )
         assert torch.equal(fast.index, plain.index)
-        # A pass draws 1 + drafts codes at most, after the first one.
-        assert (fast.stats['passes'] >= (LENGTH - 1) / (1 + drafts)).all()
+        # The prefix's pass draws one code, each other one 1 + drafts at most.
+        assert (fast.stats['passes'] >= 1 + (LENGTH - 1) / (1 + drafts)).all()
         if drafts >= 3:
-            assert fast.stats['passes'].float().mean() < LENGTH - 1
+            assert fast.stats['passes'].float().mean() < LENGTH
         assert fast.stats['distinct'].equal(plain.stats['distinct'])
 
 
@@ -63,7 +71,7 @@ def test_one_code_alone_takes_the_fewest_passes(drafts: int) -> None:
     model = make(keep=1)
     fast = model.sample_codes(LABELS, 1, SEEDS, restrict=True, speculative=drafts)
     assert (fast.index == fast.index[:, :1]).all()
-    assert (fast.stats['passes'] == -(-(LENGTH - 1) // (1 + drafts))).all()
+    assert (fast.stats['passes'] == 1 - (-(LENGTH - 1) // (1 + drafts))).all()
     assert (fast.stats['distinct'] == 1).all()
 
 
@@ -89,6 +97,41 @@ def test_the_distinct_codes_alone(drafts: int) -> None:
     plain = model.sample_codes(LABELS, 12, SEEDS)
     fast = model.sample_codes(LABELS, 12, SEEDS, speculative=drafts)
     assert plain.index.shape == (4, 12) and torch.equal(fast.index, plain.index)
+
+
+@pytest.mark.parametrize('way', ['sampled', 'restricted'])
+def test_a_host_that_hears_late(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes after the last one change nothing, nor do sizes that are upper bounds."""
+    model, runs = make(), []
+    advance = RasterDecoding.advance
+
+    def counted(self: RasterDecoding, *args: Any) -> Tensor:
+        runs[-1] += 1
+        return advance(self, *args)
+
+    monkeypatch.setattr(RasterDecoding, 'advance', counted)
+    drawn = []
+    for ready in (True, False):
+        monkeypatch.setattr(HostCopy, 'ready', ready)
+        runs.append(0)
+        drawn.append(model.sample_codes(LABELS, 4, SEEDS, speculative=3, **WAYS[way]))
+    soon, late = drawn
+    assert torch.equal(late.index, soon.index)
+    for name in ('passes', 'distinct', 'occupied'):
+        assert late.stats[name].equal(soon.stats[name]), name
+    assert runs[0] == soon.stats['passes'].max() - 1  # the first is the prefix's
+    assert runs[1] == runs[0] + LAG
+
+
+def test_passes_do_not_wait() -> None:
+    model = make()
+    expected = model.sample_codes(LABELS, 4, SEEDS, speculative=3)
+    decoding = model.start_decoding(LABELS, 4, SEEDS, speculative=3)
+    prefix = model.embed_prefix(LABELS, 4)
+    with torch.no_grad(), tiny.NoWaiting():
+        index, passes = decode_speculatively(decoding, prefix, 3, 5)
+    assert torch.equal(index, expected.index)
+    assert passes.equal(expected.stats['passes'])
 
 
 # ----------------------------------------------------------------------------- guesses

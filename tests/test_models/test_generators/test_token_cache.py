@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from mergevq_mm.models.generators import MergeAR
+from mergevq_mm.models.generators.host_copy import HostCopy, LaggedMaximum
 from mergevq_mm.models.generators.kv_store import KVStore, SlotMemory
 from mergevq_mm.models.generators.raster_decoding import RasterDecoding
 from mergevq_mm.models.generators.token_cache import (
     NOBODY,
     CompressedCache,
-    LaggedMaximum,
     TokenCache,
 )
 from mergevq_mm.models.generators.visibility import first_of_its_kind
@@ -117,9 +117,9 @@ def test_compressed_cache_holds_prefix_window_and_distinct_codes(window: int) ->
             near = range(max(place - window + 1, 0), place + 1)
             # Everything that may be seen is there …
             assert set(tokens) >= {-2, -1, *kept, *near}
-            # … and beside the first occurrences no more than the ring of the window.
+            # … and beside the first occurrences nothing that has left the window.
             others = [t for t in tokens if t >= 0 and t not in kept]
-            assert len(others) <= window
+            assert set(others) <= set(near)
             assert cache.kept[b].sum() == model.prefix + len(kept)
             assert cache.distinct[b] == len(kept)
             assert cache.occupied[b] == len(tokens)
@@ -133,9 +133,10 @@ def test_the_record_points_to_the_first_occurrence() -> None:
     for name in ('full', 'compressed'):
         for model, decoding, place, _ in run(index, 4, 2, name):
             cache = decoding.cache
+            record = cache.record(index[:, : place + 1])
             for b, codes in enumerate(index.tolist()):
                 for i in range(place + 1):
-                    slot = cache.record[b, model.prefix + i]
+                    slot = record[b, i]
                     assert cache.code[b, slot] == codes[i]
                     step = cache.step[b, slot] - model.prefix
                     assert step == codes.index(codes[i])
@@ -211,6 +212,29 @@ def test_cache_bytes() -> None:
             small.cache.store.nbytes <= share * full.cache.store.nbytes + block * slot
         )
         assert small.cache.store.nbytes < 0.2 * full.cache.store.nbytes
+        assert small.cache.store.peak_bytes == small.cache.store.nbytes
+        spare = 0 if restrict else block
+        assert small.cache.store.slots == 2 + window + keep + spare
+
+
+def test_a_cache_that_saves_nothing_is_the_full_one() -> None:
+    """The ring and the spare slots count too; so do drafts, in both."""
+    for keep, window, drafts, restrict, slots in (
+        (4, 2, 0, False, 2 + 2 + 4 + 16),
+        (9, 2, 0, False, 2 + 2 + 9 + 16),
+        (10, 3, 0, False, 2 + 3 + 10 + 16),
+        (10, 4, 0, False, 2 + LENGTH),  # 32 slots, as many as the full one has
+        (12, 2, 0, False, 2 + LENGTH),
+        (12, 2, 3, False, 2 + LENGTH + 3),
+        (12, 2, 3, True, 2 + 2 + 3 + 12),
+        (27, 2, 0, True, 2 + 2 + 27),
+        (28, 2, 0, True, 2 + LENGTH),
+    ):
+        model = tiny.make(MergeAR, keep=keep, candidates=[keep], window=window)
+        cache = model.make_cache('compressed', 3, LENGTH, keep, drafts, restrict)
+        assert cache.store.slots == slots
+        whole = slots == 2 + LENGTH + drafts
+        assert isinstance(cache, CompressedCache) == (not whole)
 
 
 def test_reading_no_more_than_needed() -> None:
@@ -246,18 +270,64 @@ def test_lagged_maximum() -> None:
                 assert largest == 0
 
 
-def test_the_host_looks_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = []
-    real = LaggedMaximum._copy
+class Late(HostCopy):
+    """Arrives only when somebody waits for it; remembers who did."""
 
-    def copy(self):
-        looks.append(1)
-        return real(self)
+    made: list[HostCopy] = []
+    waited: list[HostCopy] = []
+    ready = False
 
-    monkeypatch.setattr(LaggedMaximum, '_copy', copy)
+    def __init__(self, value: Tensor) -> None:
+        super().__init__(value.clone())
+        self.made.append(self)
+
+    def read(self) -> int | list[int]:
+        self.waited.append(self)
+        return super().read()
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> type[Late]:
+    """A device that is far behind the host."""
+    Late.made, Late.waited = [], []
+    for name in ('host_copy', 'speculative'):
+        monkeypatch.setattr(f'mergevq_mm.models.generators.{name}.HostCopy', Late)
+    return Late
+
+
+def test_the_host_looks_rarely(late: type[Late]) -> None:
     for _ in run(mixed_codes(4), 4, 2, 'compressed'):
         pass
-    assert 1 <= len(looks) <= LENGTH // 8
+    # It waits only when there may be more codes than slots, 4 and a block.
+    assert 1 <= len(late.waited) <= len(late.made) <= LENGTH // 8
+
+
+def test_the_host_does_not_wait_for_a_cache_that_suffices(late: type[Late]) -> None:
+    for _, decoding, place, _ in run(tiny.merged_codes(4), 11, 2, 'compressed'):
+        assert decoding.cache.capacity == 11 + 16
+        # The last two of 29 tokens could be too many; one look tells of both.
+        assert len(late.waited) == (place >= 27)
+    assert len(late.made) == 3
+    model = tiny.make(MergeAR)
+    drawn = model.sample_codes(LABELS, 4, [1, 2, 3], restrict=True)
+    assert len(late.made) == 3 and (drawn.stats['cache_slots'] == 2 + 2 + 4).all()
+
+
+def test_a_bound_that_is_good_enough() -> None:
+    counter = torch.zeros(3, dtype=torch.int64)
+
+    class Slow(LaggedMaximum):
+        """Does not look."""
+
+    lagged = Slow(counter, lag=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HostCopy, 'ready', False)
+        for added in range(20):
+            assert lagged.bound(enough=100) == added  # no copy has arrived
+            lagged.advance(1)
+        # Copies were made at 4, 8, 12, 16; that of 16 is old enough.
+        assert lagged.bound(enough=18) == 20 - 4  # the first one suffices
+        assert lagged.bound(enough=5) == 20 - 16
 
 
 # ------------------------------------------------------------------------- taking back
@@ -275,10 +345,14 @@ def test_forget_undoes_place() -> None:
             decoding = model.start_decoding(LABELS, 4, [0, 1, 2], name, speculative=3)
             cache: TokenCache = decoding.cache
             cache.place_prefix()
-            for token in range(12 + extra):
+            for token in range(12):
                 step = torch.full((3, 1), model.prefix + token)
                 read = cache.reserve(model.prefix + token)
                 cache.place(index[:, token, None], step, read)
+            if extra:  # drafts are placed together
+                step = torch.arange(14, 14 + extra).expand(3, -1)
+                read = cache.reserve(14 + extra - 1, new=extra)
+                cache.place(index[:, 12 : 12 + extra], step, read)
             cache.forget(torch.full((3, 1), model.prefix + 12))
             caches.append(cache)
         plain, undone = caches
@@ -290,7 +364,8 @@ def test_forget_undoes_place() -> None:
                 {
                     (int(s), int(c))
                     for s, c in zip(cache.step[b], cache.code[b], strict=True)
-                    if c >= 0 or s < model.prefix or 12 <= s < model.prefix + 12
+                    # In the window of the next query is the last token alone.
+                    if c >= 0 or s < model.prefix or s == model.prefix + 11
                 }
                 for cache in caches
             ]
@@ -317,8 +392,11 @@ def test_store_writes_where_it_is_told() -> None:
         assert torch.equal(store.keys[0, b, :, one], key[b, :, 0])
         assert torch.equal(store.values[0, b, :, two], value[b, :, 1])
         assert (store.keys[0, b].abs().sum(dim=(0, 2)) > 0).sum() == 2
-    before = store.keys.clone()
+    before, small = store.keys.clone(), store.nbytes
+    assert store.peak_bytes == small and store.version == 0
     store.grow(6)
+    assert store.nbytes == small * 16 / 10 and store.version == 1
+    assert store.peak_bytes == small + store.nbytes  # for a moment there are both
     assert store.slots == 16 and torch.equal(store.keys[..., :10, :], before)
     assert (store.values[..., 10:, :] == 0).all()
 

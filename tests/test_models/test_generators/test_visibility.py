@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 from torch.testing import assert_close
 
-from mergevq_mm.models.generators import MergeAR
+from mergevq_mm.models.generators import CodeBatch, MergeAR
 from mergevq_mm.models.generators.visibility import (
     first_of_its_kind,
     mergear_block_mask,
@@ -100,6 +100,32 @@ def test_flex_attention_computes_the_same(window: int | None) -> None:
     )
     for ours, theirs in zip(flex, dense, strict=True):
         assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_flex_attention_is_not_trained_on_a_cpu() -> None:
+    model = tiny.make(MergeAR, attention='flex')
+    group = torch.arange(tiny.LENGTH).clamp(max=3).expand(3, -1)
+    batch = CodeBatch(
+        tiny.merged_codes(4, length=4), group, torch.tensor([1, 4, 9]), tiny.GRID
+    )
+    with pytest.raises(ValueError, match="attention='flex' cannot be trained on the c"):
+        model.loss_codes(batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('window', [2, None])
+def test_flex_attention_trains_the_same_on_a_gpu(window: int | None) -> None:
+    index, labels = tiny.merged_codes(4).cuda(), torch.tensor([1, 4, 9]).cuda()
+    results = []
+    arch = {**tiny.ARCH, 'num_heads': 2}  # heads of 16 channels
+    for name in ('sdpa', 'flex'):
+        model = tiny.make(MergeAR, window=window, attention=name, arch=arch).cuda()
+        logits = model.logits(index, labels, 4)
+        sum(part.square().mean() for part in logits).backward()
+        gradient = model.transformer.blocks[0].attn.qkv.weight.grad
+        results.append([*logits, gradient])
+    for flex, dense in zip(results[1], results[0], strict=True):
+        assert_close(flex, dense, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()

@@ -1,0 +1,178 @@
+"""What all decodings share: how values are drawn, and by which network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .factorized_head import FactorizedEmbedding, FactorizedHead
+from .kv_store import KVStore
+from .sampling import draw, filter_logits, guidance_scale, guide
+from .transformer import CausalTransformer
+
+
+@dataclass
+class SamplingRule:
+    """How values are drawn from logits.
+
+    Each of the first three may be one number or one for each part of a code.
+
+    Attributes:
+        temperature (float): 0 is greedy.
+        top_k (int): 0 keeps all values.
+        top_p (float): 1 keeps all values.
+        guidance (float): 1 is none.
+        guidance_schedule (str): 'constant' or 'linear'.
+        restrict (int, optional): Once a sample has so many distinct codes, only these
+            are drawn, part by part.
+    """
+
+    temperature: float | Sequence[float] = 1.0
+    top_k: int | Sequence[int] = 0
+    top_p: float | Sequence[float] = 1.0
+    guidance: float | Sequence[float] = 1.0
+    guidance_schedule: str = 'constant'
+    restrict: int | None = None
+
+    def part(self, name: str, part: int) -> float:
+        """Value of an attribute for one part of a code."""
+        value = getattr(self, name)
+        return value[part] if isinstance(value, (list, tuple)) else value
+
+    @property
+    def guided(self) -> bool:
+        """bool: Whether there are unconditional contexts beside the conditional."""
+        scale = self.guidance
+        scales = scale if isinstance(scale, (list, tuple)) else [scale]
+        return any(value != 1 for value in scales)
+
+    def guide(self, part: int, logits: Tensor, scale: Tensor) -> Tensor:
+        """Guided logits of a part.
+
+        Args:
+            part (int): Number of the part.
+            logits (Tensor): B×n×V; 2B×n×V where there is guidance.
+            scale (Tensor): For each place and part, …n×parts, of :meth:`scales`.
+
+        Returns:
+            Tensor: B×n×V.
+        """
+        return guide(logits, scale[..., part, None]) if self.guided else logits
+
+    def choose(self, part: int, logits: Tensor, noise: Tensor) -> Tensor:
+        """Draw the values of a part.
+
+        Args:
+            part (int): Number of the part.
+            logits (Tensor): B×n×V.
+            noise (Tensor): For each place and part, B×n×parts, in [0, 1).
+
+        Returns:
+            Tensor: B×n int64.
+        """
+        logits = filter_logits(
+            logits,
+            self.part('temperature', part),
+            int(self.part('top_k', part)),
+            self.part('top_p', part),
+        )
+        return draw(logits, noise[..., part])
+
+    def scales(self, length: int, parts: int, like: Tensor) -> Tensor:
+        """Guidance at each token and part, length×parts."""
+        table = [
+            [
+                guidance_scale(
+                    self.part('guidance', part),
+                    token / max(length - 1, 1),
+                    self.guidance_schedule,
+                )
+                for part in range(parts)
+            ]
+            for token in range(length)
+        ]
+        return torch.tensor(table, dtype=torch.float32, device=like.device)
+
+
+@dataclass
+class DecodingNetwork:
+    """What one step of decoding runs through.
+
+    Attributes:
+        embedding (FactorizedEmbedding): Of codes.
+        transformer (CausalTransformer): Over the sequence.
+        head (FactorizedHead): Within a token.
+        factors (Tensor): Rotary factors of all places, prefix and tokens, n×(c/2)×2.
+    """
+
+    embedding: FactorizedEmbedding
+    transformer: CausalTransformer
+    head: FactorizedHead
+    factors: Tensor
+
+
+@dataclass
+class CodeDrawing:
+    """Samples in the making; each method runs on the device alone.
+
+    Attributes:
+        network (DecodingNetwork): The generator's parts.
+        rule (SamplingRule): How to draw.
+        noise (Tensor): For each code, B×n×parts, in [0, 1).
+        index (Tensor): The codes, B×n int64, filled in.
+    """
+
+    network: DecodingNetwork
+    rule: SamplingRule
+    noise: Tensor
+    index: Tensor
+    scale: Tensor = field(init=False)
+    scratch: dict[int, KVStore] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.scale = self.rule.scales(*self.noise.shape[1:], like=self.noise)
+
+    @property
+    def rows(self) -> int:
+        """int: Sequences for each sample, 1 or 2."""
+        return 2 if self.rule.guided else 1
+
+    def draw_codes(self, context: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
+        """Draw a code for each context, part by part.
+
+        Args:
+            context (Tensor): (rows·B)×n×D.
+            noise (Tensor): For each place and part, B×n×parts.
+            scale (Tensor): Guidance at each place and part, …n×parts.
+
+        Returns:
+            Tensor: B×n int64.
+        """
+
+        def choose(part: int, logits: Tensor, before: Tensor | None) -> Tensor:
+            logits = self.rule.guide(part, logits, scale)
+            logits = self.restricted(logits, part, before)
+            return self.rule.choose(part, logits, noise)
+
+        rows = context.shape[0] * context.shape[1]
+        if rows not in self.scratch:
+            self.scratch[rows] = self.network.head.scratch(rows, context)
+        return self.network.head.draw(
+            context, self.network.embedding, choose, self.scratch[rows]
+        )
+
+    def restricted(self, logits: Tensor, part: int, before: Tensor | None) -> Tensor:
+        """Take values out that may not be drawn; here there are none.
+
+        Args:
+            logits (Tensor): B×n×V.
+            part (int): Number of the part.
+            before (Tensor, optional): What the earlier parts make, B×n.
+
+        Returns:
+            Tensor: B×n×V.
+        """
+        return logits
