@@ -1,0 +1,39 @@
+# MergeVQ (G+R) of the miniature: the quickstart's model without adversarial and
+# perceptual terms, 4 passes over 4,000 images. K of the paper as a share of L:
+# 36 of 64 positions, as 144 of 256.
+#
+# Hardware  one CPU core: about half a second a step on a busy machine, 500 steps
+# Run by us no, not to its end; tools/benchmarks/miniature.py runs it
+_base_ = ['../quickstart/mergevq_g+r_mnist5k.py']
+
+model = dict(
+    head=dict(perceptual=None, gan_weight=0.0),
+    discriminator=None,
+    keep=dict(
+        _delete_=True,
+        target=36,
+        candidates=[30, 36, 42, 49, 56, 64],
+        family='gaussian',
+    ),
+    test_cfg=dict(keep=[36, 64]),
+)
+optim_wrapper = dict(
+    _delete_=True,
+    constructor='mmagic.MultiOptimWrapperConstructor',
+    generator=dict(
+        type='OptimWrapper',
+        modules=['backbone', 'quantizer', 'neck', 'decoder', 'head'],
+        optimizer=_base_.optimizer,
+        clip_grad=dict(max_norm=20.0),
+    ),
+)
+train_cfg = dict(max_epochs=4, val_interval=4)
+custom_hooks = [
+    dict(type='mergevq_mm.RunStateHook'),
+    dict(type='mergevq_mm.NaNGuardHook', max_skips=3),
+    # A memory of 50 steps in a run of 500.
+    dict(type='mergevq_mm.GeneratorEMAHook', momentum=0.02),
+]
+default_hooks = dict(checkpoint=dict(interval=4))
+# Without the Fréchet distance of the quickstart.
+test_evaluator = _base_.val_evaluator

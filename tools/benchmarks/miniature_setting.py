@@ -1,0 +1,174 @@
+"""Methods, data and configs of the miniature: what a cell is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / 'configs' / 'miniature'
+
+# Name in the table -> config. None: nothing is trained.
+METHODS = {
+    'G': 'mergevq_g',
+    'G+R': 'mergevq_g+r',
+    'R': 'mergevq_r',
+    'VQ': 'vq',
+    'MAE': 'mae',
+    'random': None,
+    'pixels': None,
+    'colour': None,
+}
+ABLATIONS = {
+    'G+R, no teacher': 'mergevq_g+r_no_teacher',
+    'VQ, teacher': 'vq_teacher',
+    'G+R, K=9': 'mergevq_g+r_k9',
+    'G+R, K=16': 'mergevq_g+r_k16',
+    'G+R, K=64': 'mergevq_g+r_k64',
+    'MAE, 4x': 'mae_long',
+}
+CONFIG_OF = {**METHODS, **ABLATIONS}
+DATA = ('digits', 'photographs')
+NEIGHBOURS = (10, 20, 100, 200)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What to run.
+
+    Attributes:
+        data (str): 'digits' or 'photographs'.
+        method (str): A key of ``CONFIG_OF``.
+        seed (int): Of weights and order; for photographs also which are held out.
+    """
+
+    data: str
+    method: str
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        """Where the cell writes."""
+        name = self.method.replace(', ', '_').replace(' ', '-').replace('=', '')
+        return out / self.data / name / f'seed{self.seed}'
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where the data lie, and how much of them a run takes.
+
+    Attributes:
+        out (Path): Folder of the results.
+        digits (Path): Data root of the digits.
+        photographs (Path): Folder above the folds.
+        targets (dict): Data root to the teacher's stored targets.
+        epochs (int, optional): Instead of the config's. None for that.
+        every (int): Take each so-manieth image.
+        neighbours (tuple[int, ...]): The k of k-NN.
+    """
+
+    out: Path
+    digits: Path
+    photographs: Path
+    targets: dict[str, Path] = field(default_factory=dict)
+    epochs: int | None = None
+    every: int = 1
+    neighbours: tuple[int, ...] = NEIGHBOURS
+
+    def data_root(self, cell: Cell) -> Path:
+        """Data root of a cell; three folds of photographs go round."""
+        if cell.data == 'digits':
+            return self.digits
+        return self.photographs / f'fold{cell.seed % 3}'
+
+
+# --------------------------------------------------------------------- preparation
+
+
+def cell_config(cell: Cell, setting: Setting) -> Config:
+    """The config of a cell's method on its data, with its seed.
+
+    Args:
+        cell (Cell): A method that is trained, or 'random', which takes that of G+R.
+        setting (Setting): Where the data lie.
+
+    Returns:
+        Config: For a runner.
+    """
+    name = CONFIG_OF[cell.method] or CONFIG_OF['G+R']
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    root = setting.data_root(cell)
+    dataset = cfg.train_dataloader.dataset
+    dataset.data_root = str(root)
+    if cell.data == 'photographs':
+        dataset.num_classes = None
+        dataset.pipeline = without_crops(dataset.pipeline)
+    if setting.every > 1:
+        dataset.indices = list(range(0, count_images(root, 'train'), setting.every))
+    if cfg.model.get('target_generator'):
+        cfg.model.target_generator.file = str(setting.targets[str(root)])
+    if 'keep' in cfg.model:
+        cfg.model.keep.seed = cell.seed
+    epochs = setting.epochs or cfg.train_cfg.max_epochs
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs + 1)
+    cfg.default_hooks.checkpoint.update(interval=epochs, save_optimizer=False)
+    cfg.randomness = dict(seed=cell.seed)
+    cfg.work_dir = str(cell.folder(setting.out))
+    cfg.experiment_name = '_'.join(cell.folder(Path('miniature')).parts)
+    for part in ('val', 'test'):
+        for what in ('cfg', 'dataloader', 'evaluator'):
+            cfg[f'{part}_{what}'] = None
+    return cfg
+
+
+def without_crops(pipeline: list[dict]) -> list[dict]:
+    """A pipeline of the digits for images that have 32 pixels already."""
+    kept = []
+    for step in pipeline:
+        step = dict(step)
+        if 'transforms' in step:
+            step['transforms'] = [without_crops(view) for view in step['transforms']]
+        if not str(step['type']).endswith('RandomCrop'):
+            kept.append(step)
+    return kept
+
+
+def count_images(root: Path, split: str) -> int:
+    """How many images a split has."""
+    return sum(1 for _ in (root / split).rglob('*.png'))
+
+
+def image_set(cell: Cell, setting: Setting, split: str) -> torch.utils.data.Dataset:
+    """The images of a split as a test sees them, one by one.
+
+    Args:
+        cell (Cell): For its data.
+        setting (Setting): Where they lie.
+        split (str): 'train', 'probe' or 'val'.
+
+    Returns:
+        Dataset: Of mmpretrain.
+    """
+    from mergevq_mm.registry import DATASETS
+
+    pipeline = Config.fromfile(CONFIGS / 'vq.py').test_pipeline
+    if cell.data == 'photographs':
+        pipeline = without_crops(pipeline)
+    root = setting.data_root(cell)
+    indices = None
+    if setting.every > 1:
+        indices = list(range(0, count_images(root, split), setting.every))
+    return DATASETS.build(
+        dict(
+            type='mergevq_mm.ImageFolder',
+            data_root=str(root),
+            data_prefix=split,
+            test_mode=True,
+            pipeline=pipeline,
+            indices=indices,
+        )
+    )
