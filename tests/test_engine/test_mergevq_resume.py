@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import signal
@@ -236,7 +237,8 @@ def test_stopped_within_an_epoch_in_mixed_precision(
         )
 
     def part(name: str, at: int | None, **more: Any) -> None:
-        train_in_parts(run_cfg(images, tmp_path / name, **settings, **more), at)
+        options = copy.deepcopy(settings)  # merging takes the `_delete_` out
+        train_in_parts(run_cfg(images, tmp_path / name, **options, **more), at)
 
     part('whole', None)
     part('parts', 5)

@@ -80,7 +80,8 @@ def test_tensorboard_after_a_kill_and_a_resume(tmp_path: Path) -> None:
         for line in Path(runner.log_dir, 'vis_data', 'scalars.json').open()
         if '"loss"' in line
     ]
-    np.testing.assert_allclose(resumed, logged, rtol=1e-6)
+    # Two starts within a second share the folder of their logs.
+    np.testing.assert_allclose(resumed, logged[-8:], rtol=1e-6)
     assert len(list(folder.glob('events*'))) == 2
 
 
