@@ -83,7 +83,8 @@ def check_predictions(runner: Runner) -> None:
     accuracy = 100 * np.concatenate(right).mean()
     reported = runner.message_hub.get_scalar('val/aAcc').current()
     assert reported == pytest.approx(accuracy, abs=0.01)
-    assert accuracy > 60  # of 150 classes; an untrained head gets about 1
+    # An untrained head of 150 classes gets about 1, the background alone about 73.
+    assert accuracy > 60
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
