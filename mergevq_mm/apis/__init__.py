@@ -1,15 +1,22 @@
 """Models by name, by folder and by repository; and inferencers, which use them."""
 
-from .generation_inferencer import GenerationInferencer
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from .hub import list_models, model_info
-from .inferencers import (
-    DecodingInferencer,
-    EncodingInferencer,
-    FeatureInferencer,
-    ReconstructionInferencer,
-)
 from .model import get_model, init_model
 from .pretrained import export_checkpoint, from_pretrained, push_to_hub, save_pretrained
+
+# Name -> module: mmengine's base of the inferencers takes seconds to import.
+_LAZY = {
+    'DecodingInferencer': 'coding_inferencers',
+    'EncodingInferencer': 'coding_inferencers',
+    'FeatureInferencer': 'inferencers',
+    'GenerationInferencer': 'generation_inferencer',
+    'ReconstructionInferencer': 'inferencers',
+}
 
 __all__ = [
     'DecodingInferencer',
@@ -26,3 +33,11 @@ __all__ = [
     'push_to_hub',
     'save_pretrained',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an inferencer on first access (PEP 562)."""
+    if name in _LAZY:
+        module = importlib.import_module(f'{__name__}.{_LAZY[name]}')
+        return getattr(module, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,329 @@
+"""What all inferencers share: the model, batches, progress, results one by one."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.infer import BaseInferencer
+from torch import nn
+
+from .hub import list_models
+from .image_inputs import NamedImage, fit_pixels, list_inputs, read_pixels
+from .progress import track
+
+
+def load_for_inference(
+    model: nn.Module | str | os.PathLike | Config,
+    pretrained: bool | str | os.PathLike | None = None,
+    device: str | torch.device | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """A model with weights, however it is named.
+
+    Args:
+        model (nn.Module | str | PathLike | Config): A ready model, a name of
+            :func:`list_models`, the path of a config, a config, or a folder of
+            :func:`save_pretrained`.
+        pretrained (bool | str | PathLike, optional): Path or URL of a checkpoint; False
+            for random weights, which is never done unasked. Defaults to None: a
+            folder's own, or the published ones of a name.
+        device (str | torch.device, optional): Defaults to None, a GPU where there is
+            one.
+        **kwargs: Override arguments of the model's config.
+
+    Returns:
+        nn.Module: In evaluation mode.
+
+    Raises:
+        ValueError: If there are no weights, or they do not fit.
+        FileNotFoundError: If a file does not exist.
+    """
+    from .model import get_model, load_weights
+
+    device = device or get_device()
+    if isinstance(model, nn.Module):
+        if isinstance(pretrained, (str, os.PathLike)):
+            load_weights(model, pretrained)
+        return model.to(device).eval()
+    folder = not isinstance(model, Config) and Path(model).is_dir()
+    if pretrained is None and not folder:
+        pretrained = True
+        if isinstance(model, Config) or Path(model).is_file():
+            raise ValueError(
+                f'{model if not isinstance(model, Config) else "a config"} comes '
+                'without weights; give the path of a checkpoint of it.'
+            )
+    return get_model(model, pretrained or False, device, **kwargs)
+
+
+class MergeVQInferencer(BaseInferencer):
+    """Base of the inferencers of this package, on mmengine's.
+
+    Differences: results come one by one (:meth:`stream`), so that a folder of any size
+    needs the memory of a batch; progress is told without a terminal, too.
+
+    Args:
+        model (nn.Module | str | PathLike | Config): See :func:`load_for_inference`.
+        pretrained (bool | str | PathLike, optional): Likewise. Defaults to None.
+        device (str | torch.device, optional): Defaults to None, a GPU where there is
+            one.
+        show_progress (bool): Whether work of more than ten seconds (on a terminal, of
+            half a second) tells how far it is. Defaults to True.
+        **kwargs: Override arguments of the model's config.
+    """
+
+    task = 'inference'
+
+    def __init__(
+        self,
+        model: nn.Module | str | os.PathLike | Config,
+        pretrained: bool | str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        show_progress: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        # mmengine's own constructor knows neither folders nor safe checkpoints.
+        self.model = load_for_inference(model, pretrained, device, **kwargs)
+        self.cfg = getattr(self.model, '_config', None)
+        self.pipeline = self._init_pipeline(self.cfg)
+        self.show_progress = show_progress
+        self.check_model()
+
+    @property
+    def device(self) -> torch.device:
+        """torch.device: Where the model computes."""
+        return next(self.model.parameters()).device
+
+    def __call__(
+        self,
+        inputs: Any,
+        return_datasamples: bool = False,
+        batch_size: int = 8,
+        **kwargs: Any,
+    ) -> list:
+        """All results in a list; see :meth:`stream`."""
+        return list(self.stream(inputs, return_datasamples, batch_size, **kwargs))
+
+    def stream(
+        self,
+        inputs: Any,
+        return_datasamples: bool = False,
+        batch_size: int = 8,
+        **kwargs: Any,
+    ) -> Iterator[Any]:
+        """Results one after the other.
+
+        Args:
+            inputs (Any): What to work on.
+            return_datasamples (bool): Whether results are mmpretrain's ``DataSample``
+                instead of dicts. Defaults to False.
+            batch_size (int): Inputs at a time. Defaults to 8.
+            **kwargs: Of ``preprocess``, ``forward``, ``visualize`` and ``postprocess``
+                of the class.
+
+        Yields:
+            dict | DataSample: One for each input.
+
+        Raises:
+            ValueError: If an argument or an input is not what it should be.
+        """
+        if batch_size < 1:
+            raise ValueError(f'batch_size={batch_size} is no batch; give at least 1.')
+        before, during, seen, after = self._dispatch_kwargs(**kwargs)
+        listed = self._inputs_to_list(inputs)
+        batches = self.preprocess(listed, batch_size, **before)
+        steps = ((len(batch), batch) for batch in batches)
+        if self.show_progress:
+            total = self.count(listed, **before)
+            batches = track(steps, total, self.task)
+        else:
+            batches = (batch for _, batch in steps)
+        for batch in batches:
+            with torch.inference_mode():
+                preds = self.forward(batch, **during)
+            pictures = self.visualize(batch, preds, **seen)
+            yield from self.postprocess(preds, pictures, return_datasamples, **after)
+
+    def count(self, listed: Sequence, **kwargs: Any) -> int:
+        """Results that so many inputs make."""
+        return len(listed)
+
+    def check_model(self) -> None:
+        """Refuse a model of another kind."""
+
+    def _inputs_to_list(self, inputs: Any) -> list:
+        return list_inputs(inputs)
+
+    def _init_pipeline(self, cfg: Config | None) -> Callable:
+        return read_pixels
+
+    @abstractmethod
+    def forward(self, inputs: Sequence, **kwargs: Any) -> list[dict]:
+        """Results of a batch."""
+
+    def visualize(
+        self, inputs: Sequence, preds: Sequence[dict], show: bool = False
+    ) -> list[dict]:
+        """Pictures of each result of a batch, by name; here there are none."""
+        return [{} for _ in preds]
+
+    def postprocess(
+        self,
+        preds: Sequence[dict],
+        visualization: Sequence[dict],
+        return_datasamples: bool = False,
+        out_dir: str | os.PathLike | None = None,
+    ) -> list:
+        """Pack results, and write them where a folder is given.
+
+        Args:
+            preds (Sequence[dict]): Of :meth:`forward`.
+            visualization (Sequence[dict]): Of :meth:`visualize`.
+            return_datasamples (bool): See :meth:`stream`. Defaults to False.
+            out_dir (str | PathLike, optional): Folder to write. Defaults to None.
+
+        Returns:
+            list: One result each; with ``files`` where they were written.
+        """
+        packed = []
+        for pred, pictures in zip(preds, visualization, strict=True):
+            result = {**pred, 'pictures': pictures} if pictures else dict(pred)
+            if out_dir is not None:
+                result['files'] = self.write(result, Path(out_dir))
+            packed.append(_as_sample(result) if return_datasamples else result)
+        return packed
+
+    def write(self, result: dict, folder: Path) -> list[str]:
+        """Write a result; the paths of its files."""
+        return []
+
+    @staticmethod
+    def list_models(pattern: str | None = None) -> list[str]:
+        """See :func:`mergevq_mm.list_models`."""
+        return list_models(pattern)
+
+
+class ImageInferencer(MergeVQInferencer):
+    """Base of the inferencers that take images to a tokenizer.
+
+    A generator is accepted, too: then its tokenizer works.
+
+    Inputs are a path, an http(s) address, a folder (with its subfolders), a Pillow
+    image, an array H×W×3 (uint8, or floats in [0, 1]), a tensor 3×H×W, a batch of them,
+    or a sequence of all that.
+    """
+
+    preprocess_kwargs = {'size', 'fit'}
+    fit = 'whole'
+
+    def check_model(self) -> None:
+        """See :class:`MergeVQInferencer`."""
+        if hasattr(self.model, 'tokenizer'):
+            self.model.tokenizer.init_weights()  # an early error where its file is not
+        self.parts  # noqa: B018  raises
+
+    @property
+    def parts(self) -> nn.Module:
+        """nn.Module: What has ``backbone``, ``quantizer``, ``neck`` and ``decoder``."""
+        model = self.model
+        if hasattr(model, 'tokenizer'):
+            model = getattr(model.tokenizer, 'network', model.tokenizer)
+        if not all(hasattr(model, name) for name in ('backbone', 'quantizer', 'neck')):
+            raise ValueError(
+                f'{type(self.model).__name__} is no tokenizer; give a MergeVQ, such as '
+                'that of configs/mergevq_g+r.py.'
+            )
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        """torch.device: Where the tokenizer computes."""
+        return next(self.parts.parameters()).device
+
+    def default_keep(self) -> float:
+        """The model's K as a share of its positions."""
+        grid = self.parts.backbone.grid
+        own = getattr(self.model, 'test_keep', None)
+        if own is None:
+            sampler = getattr(self.model, 'keep_sampler', None)
+            own = [sampler.target] if sampler is not None else [grid[0] * grid[1]]
+        return own[0] / (grid[0] * grid[1])
+
+    def read_keep(self, keep: int | float | None, grid: tuple[int, int]) -> int:
+        """K of a raster.
+
+        Args:
+            keep (int | float, optional): K, or a share of the positions. None is the
+                model's share, or as little as it can reach.
+            grid (tuple[int, int]): Rows and columns.
+
+        Returns:
+            int: K.
+
+        Raises:
+            ValueError: If a share is out of range.
+        """
+        from mergevq_mm.models.utils.merge_schedule import resolve_keep
+
+        length = grid[0] * grid[1]
+        if keep is None:
+            share = max(1, round(self.default_keep() * length))
+            return max(share, least_keep(length, self.parts.backbone.num_layers))
+        return resolve_keep(keep, length)
+
+    def preprocess(
+        self,
+        inputs: Sequence[tuple[str, Any]],
+        batch_size: int = 8,
+        size: int | None = None,
+        fit: str | None = None,
+    ) -> Iterator[list[NamedImage]]:
+        """Read images and put those of one size that follow each other together.
+
+        Args:
+            inputs (Sequence[tuple[str, Any]]): Names and images.
+            batch_size (int): At most so many at a time. Defaults to 8.
+            size (int, optional): Pixels of the shorter edge. Defaults to None, the
+                model's.
+            fit (str, optional): 'whole' or 'crop', see :func:`fit_pixels`. Defaults to
+                None, the class's.
+
+        Yields:
+            list[NamedImage]: A batch.
+        """
+        backbone = self.parts.backbone
+        size = size or min(backbone.img_size)
+        batch: list[NamedImage] = []
+        for name, item in inputs:
+            pixels = self.pipeline(item)
+            pixels = fit_pixels(pixels, size, backbone.stride, fit or self.fit)
+            full = len(batch) == batch_size
+            if batch and (full or batch[0].pixels.shape != pixels.shape):
+                yield batch
+                batch = []
+            source = item if isinstance(item, str) else name
+            batch.append(NamedImage(name, source, pixels))
+        if batch:
+            yield batch
+
+
+def least_keep(length: int, layers: int) -> int:
+    """The fewest tokens that so many layers can merge L to: each halves at most."""
+    return -(-length // 2**layers)
+
+
+def _as_sample(result: dict) -> Any:
+    """A result as mmpretrain's sample."""
+    from mmpretrain.structures import DataSample
+
+    sample = DataSample()
+    for name, value in result.items():
+        sample.set_field(value, name)
+    return sample

@@ -1,0 +1,238 @@
+"""Images to small files and back, by a trained tokenizer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..utils.fileio import write_atomically
+from .base_inferencer import ImageInferencer
+from .image_inputs import NamedImage, list_inputs, to_images
+from .token_file import ENDING, FINGERPRINT_BYTES, TokenFile, pack, unpack
+
+
+def tokenizer_fingerprint(parts: nn.Module) -> str:
+    """The fingerprint of a tokenizer, as ``FrozenTokenizer`` computes it.
+
+    Args:
+        parts (nn.Module): With ``backbone``, ``quantizer``, ``neck`` and ``decoder``.
+
+    Returns:
+        str: 64 hexadecimal digits.
+    """
+    from mergevq_mm.models.generators.tokenizer import PARTS, FrozenTokenizer
+
+    alone = nn.ModuleDict({name: getattr(parts, name) for name in PARTS})
+    # One digest for both, though a MergeVQ is no FrozenTokenizer.
+    view = SimpleNamespace(
+        bits=parts.quantizer.bits,
+        split=parts.quantizer.split,
+        grid=parts.backbone.grid,
+        _schedule=parts.backbone.schedule,
+        _ready=lambda: alone,
+    )
+    return FrozenTokenizer.fingerprint(view)
+
+
+class EncodingInferencer(ImageInferencer):
+    """Images to token files, see :mod:`.token_file`.
+
+    Results are dicts with ``name``, ``source``, ``grid``, ``index``, ``group`` (None
+    where it is left out), ``content``, the bytes of the file, ``code_bits``,
+    ``map_bits``, ``file_bits`` (with the header), ``bpp``, those of codes and map a
+    pixel, and ``file_bpp``.
+    """
+
+    forward_kwargs = {'keep', 'with_map'}
+    postprocess_kwargs = {'out_dir'}
+    task = 'encode'
+
+    def check_model(self) -> None:
+        """See :class:`ImageInferencer`."""
+        super().check_model()
+        self.fingerprint = tokenizer_fingerprint(self.parts)
+
+    def forward(
+        self,
+        inputs: Sequence[NamedImage],
+        keep: int | float | None = None,
+        with_map: bool = True,
+    ) -> list[dict]:
+        """Encode a batch.
+
+        Args:
+            inputs (Sequence[NamedImage]): Images of one size.
+            keep (int | float, optional): K or a share. Defaults to None, the model's.
+            with_map (bool): Whether the file holds the source map. Without it the
+                tokenizer predicts the map. Defaults to True.
+
+        Returns:
+            list[dict]: A result each.
+
+        Raises:
+            ValueError: If K cannot be reached, or no map can be predicted.
+        """
+        parts = self.parts
+        if not with_map and not parts.neck.learned:
+            raise ValueError(
+                'with_map=False, but this tokenizer has not learned to predict the '
+                'source map; keep the map in the file.'
+            )
+        images = to_images([image.pixels for image in inputs], self.device)
+        embedded = parts.backbone.embed(images)
+        grid = tuple(embedded.grid)
+        merged = parts.backbone.encode_embedded(embedded, self.read_keep(keep, grid))
+        index = parts.quantizer(merged.tokens).index
+        results = []
+        for i, image in enumerate(inputs):
+            group = merged.group[i].cpu().numpy() if with_map else None
+            tokens = TokenFile(
+                index[i].cpu().numpy(),
+                group,
+                grid,
+                parts.quantizer.bits,
+                self.fingerprint,
+            )
+            content, pixels = (
+                pack(tokens),
+                image.pixels.shape[0] * image.pixels.shape[1],
+            )
+            payload = tokens.code_bits + tokens.map_bits
+            results.append(
+                {
+                    'name': image.name,
+                    'source': image.source,
+                    'grid': grid,
+                    'index': tokens.index,
+                    'group': group,
+                    'content': content,
+                    'code_bits': tokens.code_bits,
+                    'map_bits': tokens.map_bits,
+                    'file_bits': 8 * len(content),
+                    'bpp': payload / pixels,
+                    'file_bpp': 8 * len(content) / pixels,
+                }
+            )
+        return results
+
+    def write(self, result: dict, folder: Path) -> list[str]:
+        """The token file."""
+        path = folder / f'{result["name"]}{ENDING}'
+        write_atomically(result['content'], path)
+        return [str(path)]
+
+
+class DecodingInferencer(ImageInferencer):
+    """Token files back to images.
+
+    Inputs are paths, folders, the bytes of a file, or a sequence of these. Results are
+    dicts with ``name``, ``source``, ``image`` (H×W×3 uint8), ``grid``, ``index`` and
+    ``group``. A file of another tokenizer is refused.
+    """
+
+    preprocess_kwargs: set = set()
+    postprocess_kwargs = {'out_dir'}
+    task = 'decode'
+
+    def check_model(self) -> None:
+        """See :class:`ImageInferencer`."""
+        super().check_model()
+        self.fingerprint = tokenizer_fingerprint(self.parts)
+
+    def _inputs_to_list(self, inputs: Any) -> list[tuple[str, Any]]:
+        return list_inputs(inputs, (ENDING,))
+
+    def preprocess(
+        self, inputs: Sequence[tuple[str, Any]], batch_size: int = 8
+    ) -> Iterator[list[tuple[str, str, TokenFile]]]:
+        """Read files and put those of one shape that follow each other together.
+
+        Args:
+            inputs (Sequence[tuple[str, str | bytes]]): Names, and paths or contents.
+            batch_size (int): At most so many at a time. Defaults to 8.
+
+        Yields:
+            list[tuple[str, str, TokenFile]]: Names, sources and tokens.
+
+        Raises:
+            ValueError: If a file is damaged, or of another tokenizer.
+        """
+        batch: list[tuple[str, str, TokenFile]] = []
+        for name, item in inputs:
+            source = name if isinstance(item, bytes) else os.fspath(item)
+            content = item if isinstance(item, bytes) else Path(item).read_bytes()
+            tokens = unpack(content, f'"{source}"')
+            self._check_tokens(tokens, source)
+            if batch and (
+                len(batch) == batch_size or _shape(batch[0][2]) != _shape(tokens)
+            ):
+                yield batch
+                batch = []
+            batch.append((name, source, tokens))
+        if batch:
+            yield batch
+
+    def _check_tokens(self, tokens: TokenFile, source: str) -> None:
+        own = self.fingerprint[: 2 * FINGERPRINT_BYTES]
+        if tokens.fingerprint[: 2 * FINGERPRINT_BYTES] != own:
+            raise ValueError(
+                f'"{source}" was encoded by the tokenizer {tokens.fingerprint[:12]}…, '
+                f'not by {own[:12]}…; decode it with the weights that encoded it.'
+            )
+        if tokens.group is None and not self.parts.neck.learned:
+            raise ValueError(
+                f'"{source}" has no source map, which this tokenizer cannot predict; '
+                'encode the image again with its map.'
+            )
+
+    def forward(self, inputs: Sequence[tuple[str, str, TokenFile]]) -> list[dict]:
+        """Decode a batch.
+
+        Args:
+            inputs (Sequence[tuple[str, str, TokenFile]]): Of one shape.
+
+        Returns:
+            list[dict]: A result each.
+        """
+        from mergevq_mm.visualization import to_uint8
+
+        parts, grid = self.parts, inputs[0][2].grid
+        index = np.stack([tokens.index for _, _, tokens in inputs])
+        codes = parts.quantizer.index_to_codes(torch.from_numpy(index).to(self.device))
+        codes = codes.to(next(parts.parameters()).dtype)
+        group = None
+        if inputs[0][2].group is not None:
+            maps = np.stack([tokens.group for _, _, tokens in inputs])
+            group = torch.from_numpy(maps).to(self.device)
+        images = parts.decoder(parts.neck(codes, group, grid).tokens, grid)
+        return [
+            {
+                'name': name,
+                'source': source,
+                'image': to_uint8(image.float() * 0.5 + 0.5),
+                'grid': grid,
+                'index': tokens.index,
+                'group': tokens.group,
+            }
+            for (name, source, tokens), image in zip(inputs, images, strict=True)
+        ]
+
+    def write(self, result: dict, folder: Path) -> list[str]:
+        """The image as PNG."""
+        from mergevq_mm.visualization import save_png
+
+        path = folder / f'{result["name"]}.png'
+        save_png(path, result['image'])
+        return [str(path)]
+
+
+def _shape(tokens: TokenFile) -> tuple:
+    """What files of one batch have in common."""
+    return tokens.grid, len(tokens.index), tokens.group is None

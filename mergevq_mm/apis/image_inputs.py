@@ -1,0 +1,225 @@
+"""Images as users have them: paths, addresses, folders, Pillow images, arrays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+FITS = ('whole', 'crop')
+_ADDRESSES = ('http://', 'https://')
+
+
+class NamedImage(NamedTuple):
+    """An image that is ready for an encoder.
+
+    Attributes:
+        name (str): What its results are called.
+        source (str): Path or address; where it has none, its name.
+        pixels (np.ndarray): H×W×3 uint8, RGB, H and W multiples of the stride.
+    """
+
+    name: str
+    source: str
+    pixels: np.ndarray
+
+
+def list_inputs(
+    inputs: Any, endings: Iterable[str] | None = None
+) -> list[tuple[str, Any]]:
+    """Take apart what a user gives, and name each piece.
+
+    Args:
+        inputs (Any): A path, an address, a folder, a Pillow image, an array or tensor
+            (one image, or a batch of four axes), or a sequence of these.
+        endings (Iterable[str], optional): Of a folder's files that count. Defaults to
+            None, those of images.
+
+    Returns:
+        list[tuple[str, Any]]: Unique names and single inputs; the files of a folder and
+        of its subfolders in the order of their paths.
+
+    Raises:
+        FileNotFoundError: If a path does not exist or a folder has no such file.
+        ValueError: If there is nothing, or something of another kind.
+    """
+    if endings is None:
+        from mergevq_mm.datasets import ImageFolder
+
+        endings = ImageFolder.IMG_EXTENSIONS
+    found = list(_flatten(inputs, tuple(endings)))
+    if not found:
+        raise ValueError('inputs hold nothing; give at least one image or path.')
+    taken: set[str] = set()
+    named = []
+    for number, (name, item) in enumerate(found):
+        name = unique = name or f'image{number:05d}'
+        more = 1
+        while unique in taken:
+            more += 1
+            unique = f'{name}_{more}'
+        taken.add(unique)
+        named.append((unique, item))
+    return named
+
+
+def _flatten(inputs: Any, endings: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Names (empty where there is none) and single inputs."""
+    if isinstance(inputs, (list, tuple)):
+        for item in inputs:
+            yield from _flatten(item, endings)
+    elif isinstance(inputs, (str, os.PathLike)):
+        yield from _files(os.fspath(inputs), endings)
+    elif isinstance(inputs, (np.ndarray, Tensor)) and inputs.ndim == 4:
+        for item in inputs:
+            yield '', item
+    elif isinstance(inputs, (np.ndarray, Tensor, Image.Image, bytes)):
+        yield '', inputs
+    else:
+        raise ValueError(
+            f'inputs hold a {type(inputs).__name__}, which is no image; give paths, '
+            'addresses, folders, Pillow images, arrays or tensors.'
+        )
+
+
+def _files(path: str, endings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The file of a path or an address, or those of a folder."""
+    if path.startswith(_ADDRESSES):
+        name = Path(path.split('?')[0].rstrip('/')).stem
+        yield name, path
+        return
+    folder = Path(path)
+    if folder.is_file():
+        yield folder.stem, path
+        return
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in endings)
+    if not files:
+        kind = 'has no file that ends in ' + ', '.join(endings)
+        raise FileNotFoundError(
+            f'"{path}" {kind if folder.is_dir() else "does not exist"}; give a file or '
+            'a folder with such files.'
+        )
+    for file in files:
+        inside = file.relative_to(folder).with_suffix('')
+        yield '_'.join(inside.parts), str(file)
+
+
+def read_pixels(item: Any) -> np.ndarray:
+    """Pixels of a single input.
+
+    Args:
+        item (Any): Of :func:`list_inputs`. An array is H×W×3, H×W×1 or H×W, uint8 in
+            RGB, or of floats in [0, 1]; a tensor 3×H×W or 1×H×W likewise.
+
+    Returns:
+        np.ndarray: H×W×3 uint8, RGB.
+
+    Raises:
+        UnreadableImageError: If a file is no image.
+        ValueError: If an array has another shape, type or range, or an address does not
+            answer.
+    """
+    from mergevq_mm.datasets.transforms.load_image import LoadImage, to_rgb
+
+    if isinstance(item, str):
+        pixels = LoadImage()({'img_path': item})['img']
+        return np.ascontiguousarray(pixels[..., ::-1])
+    if isinstance(item, bytes):
+        return np.ascontiguousarray(LoadImage().decode(item)[..., ::-1])
+    if isinstance(item, Image.Image):
+        return np.asarray(to_rgb(item, (255, 255, 255)))
+    if isinstance(item, Tensor):
+        item = item.detach().cpu()
+        if item.ndim == 3 and item.shape[0] in (1, 3):
+            item = item.permute(1, 2, 0)  # 3×H×W -> H×W×3
+        item = item.numpy()
+    return _array_pixels(item)
+
+
+def _array_pixels(array: np.ndarray) -> np.ndarray:
+    """An array of any usual kind as H×W×3 uint8."""
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise ValueError(
+            f'an array of shape {array.shape} is no image; give H×W×3, H×W×1 or H×W, '
+            'or a tensor 3×H×W.'
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):
+            raise ValueError(
+                f'an array of floats in [{low:.3g}, {high:.3g}] is no image; give '
+                'values in [0, 1], or uint8 in 0..255.'
+            )
+        array = (array * 255).round()
+    elif array.dtype != np.uint8:
+        raise ValueError(
+            f'an array of {array.dtype} is no image; give uint8 in 0..255, or floats '
+            'in [0, 1].'
+        )
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3))).astype(
+        np.uint8
+    )
+
+
+def fit_pixels(
+    pixels: np.ndarray, size: int, stride: int, fit: str = 'whole'
+) -> np.ndarray:
+    """Bring an image to a size that an encoder takes.
+
+    Args:
+        pixels (np.ndarray): H×W×3 uint8.
+        size (int): Pixels of the shorter edge.
+        stride (int): Of the encoder.
+        fit (str): 'whole' cuts the longer edge to a multiple of the stride; 'crop' cuts
+            it to ``size``. Defaults to 'whole'.
+
+    Returns:
+        np.ndarray: H'×W'×3 uint8, from the centre.
+
+    Raises:
+        ValueError: If ``size`` is no multiple of the stride, or ``fit`` not known.
+    """
+    if fit not in FITS:
+        raise ValueError(
+            f"fit={fit!r} is not known; choose 'whole', the picture in its shape, or "
+            "'crop', a square from its centre."
+        )
+    if size < stride or size % stride:
+        raise ValueError(
+            f'size={size} is no multiple of the stride {stride} of this encoder; give '
+            f'{max(1, round(size / stride)) * stride}.'
+        )
+    scale = size / min(pixels.shape[:2])
+    height, width = (max(size, round(n * scale)) for n in pixels.shape[:2])
+    if (height, width) != pixels.shape[:2]:
+        picture = Image.fromarray(pixels)
+        pixels = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+    if fit == 'crop':
+        height = width = size
+    else:
+        height, width = height // stride * stride, width // stride * stride
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    # A copy, as arrays of Pillow are not writable, which torch warns of.
+    return pixels[top : top + height, left : left + width].copy()
+
+
+def to_images(pixels: Sequence[np.ndarray], device: torch.device) -> Tensor:
+    """A batch for an encoder.
+
+    Args:
+        pixels (Sequence[np.ndarray]): B of H×W×3 uint8.
+        device (torch.device): Where to.
+
+    Returns:
+        Tensor: B×3×H×W in [-1, 1].
+    """
+    batch = torch.from_numpy(np.stack(pixels)).to(device)
+    return batch.permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()

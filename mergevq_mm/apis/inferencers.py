@@ -1,0 +1,224 @@
+"""What a trained tokenizer makes of images: reconstructions and features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .base_inferencer import ImageInferencer
+from .image_inputs import NamedImage, to_images
+from .token_file import TokenFile
+
+
+class ReconstructionInferencer(ImageInferencer):
+    """Images to K tokens and back, at any K.
+
+    Results are dicts with ``name``, ``source``, ``original`` (H×W×3 uint8), ``grid``
+    and ``reconstructions``: K to a dict with ``image`` (H×W×3 uint8), ``index`` (K
+    codes), ``group`` (the token of each raster position, L), ``psnr`` in dB,
+    ``code_bits`` and ``map_bits``, ``bpp``, their sum a pixel; and ``predicted_image``
+    where the source map is predicted. With ``draw`` also ``pictures`` by name.
+
+    Examples:
+        >>> from mergevq_mm.apis import ReconstructionInferencer
+        >>> reconstruct = ReconstructionInferencer('folder-of-a-model')
+        >>> result = reconstruct('cat.jpg', keep=[256, 64], draw=True)[0]
+    """
+
+    forward_kwargs = {'keep', 'predict_source'}
+    visualize_kwargs = {'draw'}
+    postprocess_kwargs = {'out_dir'}
+    task = 'reconstruct'
+
+    def forward(
+        self,
+        inputs: Sequence[NamedImage],
+        keep: int | float | Sequence[int | float] | None = None,
+        predict_source: bool = False,
+    ) -> list[dict]:
+        """Reconstruct a batch.
+
+        Args:
+            inputs (Sequence[NamedImage]): Images of one size.
+            keep (int | float | Sequence, optional): K or shares, one or several.
+                Defaults to None, the model's.
+            predict_source (bool): Whether to decode with the predicted map, too.
+                Defaults to False.
+
+        Returns:
+            list[dict]: A result each.
+
+        Raises:
+            ValueError: If a K cannot be reached, or no map can be predicted.
+        """
+        parts = self.parts
+        if predict_source and not parts.neck.learned:
+            raise ValueError(
+                'predict_source=True, but this tokenizer has not learned to predict '
+                'the source map; leave it out.'
+            )
+        images = to_images([image.pixels for image in inputs], self.device)
+        embedded = parts.backbone.embed(images)  # once, whatever K
+        grid = tuple(embedded.grid)
+        keeps = keep if isinstance(keep, (list, tuple)) else [keep]
+        results = [
+            {
+                'name': image.name,
+                'source': image.source,
+                'original': image.pixels,
+                'grid': grid,
+                'reconstructions': {},
+            }
+            for image in inputs
+        ]
+        for tokens in dict.fromkeys(self.read_keep(k, grid) for k in keeps):
+            merged = parts.backbone.encode_embedded(embedded, tokens)
+            quantized = parts.quantizer(merged.tokens)
+            made = {
+                'image': self._decode(quantized.codes, merged.group, grid),
+                'index': quantized.index,
+                'group': merged.group,
+            }
+            if predict_source:
+                made['predicted_image'] = self._decode(quantized.codes, None, grid)
+            self._note(results, tokens, made)
+        return results
+
+    def _decode(
+        self, codes: torch.Tensor, group: torch.Tensor | None, grid: tuple[int, int]
+    ) -> torch.Tensor:
+        """Images in [0, 1]."""
+        recovered = self.parts.neck(codes, group, grid)
+        image = self.parts.decoder(recovered.tokens, grid)
+        return (image.float() * 0.5 + 0.5).clamp(0, 1)
+
+    def _note(self, results: list[dict], keep: int, made: dict) -> None:
+        """Add what was made at one K to the results."""
+        from mergevq_mm.evaluation.functional.image_quality import psnr
+        from mergevq_mm.visualization import to_uint8
+
+        for i, result in enumerate(results):
+            original = torch.from_numpy(result['original']).permute(2, 0, 1) / 255
+            index = made['index'][i].cpu().numpy()
+            group = made['group'][i].cpu().numpy()
+            grid = result['grid']
+            file = TokenFile(index, group, grid, self.parts.quantizer.bits, '')
+            image = made['image'][i].cpu()
+            noted = {
+                'image': to_uint8(image),
+                'index': index,
+                'group': group,
+                'psnr': float(psnr(image[None], original[None])[0]),
+                'code_bits': file.code_bits,
+                'map_bits': file.map_bits,
+                'bpp': (file.code_bits + file.map_bits) / original[0].numel(),
+            }
+            if 'predicted_image' in made:
+                noted['predicted_image'] = to_uint8(made['predicted_image'][i])
+            result['reconstructions'][keep] = noted
+
+    def visualize(
+        self, inputs: Sequence[NamedImage], preds: Sequence[dict], draw: bool = False
+    ) -> list[dict]:
+        """Merge map of each K, and of several K a strip.
+
+        Args:
+            inputs (Sequence[NamedImage]): The batch.
+            preds (Sequence[dict]): Its results.
+            draw (bool): Whether to draw. Defaults to False.
+
+        Returns:
+            list[dict]: 'merge_K<K>' and 'strip' to H'×W'×3 uint8.
+        """
+        if not draw:
+            return [{} for _ in preds]
+        return [self._pictures(pred) for pred in preds]
+
+    def _pictures(self, pred: dict) -> dict[str, np.ndarray]:
+        from mergevq_mm import visualization as vis
+
+        made = pred['reconstructions']
+        pictures = {
+            f'merge_K{keep}': vis.merge_panel(
+                pred['original'], one['group'], pred['grid']
+            )
+            for keep, one in made.items()
+        }
+        if len(made) > 1:
+            length = pred['grid'][0] * pred['grid'][1]
+            images = {keep: _unit(one['image']) for keep, one in made.items()}
+            pictures['strip'] = vis.reconstruction_strip(
+                _unit(pred['original']), images, self.parts.quantizer.bits, length
+            )
+        return pictures
+
+    def write(self, result: dict, folder: Path) -> list[str]:
+        """Reconstructions and pictures as PNG."""
+        from mergevq_mm.visualization import save_png
+
+        named = {}
+        for keep, one in result['reconstructions'].items():
+            named[f'K{keep}'] = one['image']
+            if 'predicted_image' in one:
+                named[f'K{keep}_predicted'] = one['predicted_image']
+        files = []
+        for name, picture in {**named, **result.get('pictures', {})}.items():
+            path = folder / f'{result["name"]}_{name}.png'
+            save_png(path, picture)
+            files.append(str(path))
+        return files
+
+
+class FeatureInferencer(ImageInferencer):
+    """Images to features: class token, mean of tokens, mean of codes.
+
+    Images are cropped to a square, as in validation. Results are dicts with ``name``,
+    ``source`` and an array for each feature: ``cls`` (D), ``avg`` (D), ``codes`` (d).
+    """
+
+    forward_kwargs = {'keep', 'features'}
+    fit = 'crop'
+    task = 'features'
+
+    def forward(
+        self,
+        inputs: Sequence[NamedImage],
+        keep: int | float | None = None,
+        features: Sequence[str] = ('cls', 'avg', 'codes'),
+    ) -> list[dict]:
+        """Features of a batch.
+
+        Args:
+            inputs (Sequence[NamedImage]): Images of one size.
+            keep (int | float, optional): K or a share. Defaults to None, no merging.
+            features (Sequence[str]): Which. Defaults to all.
+
+        Returns:
+            list[dict]: A result each.
+
+        Raises:
+            ValueError: If a feature is not known.
+        """
+        from mergevq_mm.evaluation.features import TokenFeatures
+
+        extract = TokenFeatures(
+            self.parts.backbone, self.parts.quantizer, features, keep
+        )
+        found = extract(to_images([image.pixels for image in inputs], self.device))
+        arrays = {name: value.cpu().numpy() for name, value in found.items()}
+        return [
+            {
+                'name': image.name,
+                'source': image.source,
+                **{name: array[i] for name, array in arrays.items()},
+            }
+            for i, image in enumerate(inputs)
+        ]
+
+
+def _unit(pixels: np.ndarray) -> torch.Tensor:
+    """H×W×3 uint8 to 3×H×W in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1) / 255

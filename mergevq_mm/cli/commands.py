@@ -1,0 +1,243 @@
+"""What the commands do. Imports what is heavy only in the one that runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def models(args: argparse.Namespace) -> None:
+    """List names, one a line.
+
+    Args:
+        args (Namespace): The command line.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    from mergevq_mm.apis import list_models, model_info
+
+    names = list_models(args.pattern)
+    if not names:
+        raise ValueError(
+            f'no model begins with "{args.pattern}"; leave it out for all.'
+        )
+    width = max(map(len, names))
+    for name in names:
+        info = model_info(name) if args.paths else None
+        print(f'{name:{width}}  {info.config}' if info else name)
+
+
+def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of an inferencer that name its model."""
+    if args.weights and args.random_weights:
+        raise ValueError(
+            f'--weights {args.weights} and --random-weights contradict each other; '
+            'leave one out.'
+        )
+    found: dict[str, Any] = {
+        'model': args.model,
+        'pretrained': False if args.random_weights else args.weights,
+        'device': args.device,
+    }
+    if getattr(args, 'tokenizer', None):
+        found['tokenizer'] = {'checkpoint': args.tokenizer}
+    return found
+
+
+def image_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of a call on images."""
+    return {'size': args.size, 'fit': args.fit, 'batch_size': args.batch_size}
+
+
+def reconstruct(args: argparse.Namespace) -> None:
+    """Reconstruct, write, and print a line for each image and K.
+
+    Args:
+        args (Namespace): The command line.
+    """
+    from mergevq_mm.apis import ReconstructionInferencer
+
+    infer = ReconstructionInferencer(
+        **model_arguments(args), show_progress=not args.quiet
+    )
+    number, files = 0, 0
+    for result in infer.stream(
+        args.images,
+        keep=args.keep,
+        predict_source=args.predict_source,
+        draw=not args.no_pictures,
+        out_dir=args.out,
+        **image_arguments(args),
+    ):
+        height, width = result['original'].shape[:2]
+        for keep, made in result['reconstructions'].items():
+            print(
+                f'{result["name"]}: {width}x{height}, K = {keep}, '
+                f'PSNR {made["psnr"]:.2f} dB, {made["code_bits"]} + '
+                f'{made["map_bits"]} bits, {made["bpp"]:.4f} a pixel',
+                flush=True,
+            )
+        number, files = number + 1, files + len(result['files'])
+    print(f'{number} images, {files} files: {args.out}/')
+
+
+def encode(args: argparse.Namespace) -> None:
+    """Encode, write, and print a line for each image.
+
+    Args:
+        args (Namespace): The command line.
+    """
+    from mergevq_mm.apis import EncodingInferencer
+
+    infer = EncodingInferencer(**model_arguments(args), show_progress=not args.quiet)
+    rates, total = [], 0
+    for result in infer.stream(
+        args.images,
+        keep=args.keep,
+        with_map=not args.no_map,
+        out_dir=args.out,
+        **image_arguments(args),
+    ):
+        size = result['file_bits'] // 8
+        print(
+            f'{result["files"][0]}: K = {len(result["index"])}, {size} bytes, '
+            f'{result["bpp"]:.4f} bits a pixel ({result["file_bpp"]:.4f} with the '
+            'header)',
+            flush=True,
+        )
+        rates.append(result['bpp'])
+        total += size
+    print(
+        f'{len(rates)} images, {total} bytes, {np.mean(rates):.4f} bits a pixel on '
+        f'average: {args.out}/'
+    )
+
+
+def decode(args: argparse.Namespace) -> None:
+    """Decode, write, and print a line for each file.
+
+    Args:
+        args (Namespace): The command line.
+    """
+    from mergevq_mm.apis import DecodingInferencer
+
+    infer = DecodingInferencer(**model_arguments(args), show_progress=not args.quiet)
+    number = 0
+    for result in infer.stream(
+        args.files, out_dir=args.out, batch_size=args.batch_size
+    ):
+        height, width = result['image'].shape[:2]
+        print(f'{result["files"][0]}: {width}x{height}', flush=True)
+        number += 1
+    print(f'{number} images: {args.out}/')
+
+
+def features(args: argparse.Namespace) -> None:
+    """Write features of all images to a file.
+
+    Args:
+        args (Namespace): The command line.
+    """
+    from mergevq_mm.apis import FeatureInferencer
+    from mergevq_mm.evaluation.feature_files import check_ending, write_features
+
+    check_ending(args.out)  # before the work
+    infer = FeatureInferencer(**model_arguments(args), show_progress=not args.quiet)
+    results = infer(
+        args.images, keep=args.keep, features=args.features, **image_arguments(args)
+    )
+    rows = {name: np.stack([r[name] for r in results]) for name in args.features}
+    rows['label'] = np.full(len(results), -1, dtype=np.int64)
+    rows['path'] = np.array([result['source'] for result in results])
+    keep = 'all' if args.keep is None else str(args.keep)
+    metadata = {'model': str(args.model), 'weights': str(args.weights), 'keep': keep}
+    write_features(args.out, rows, metadata)
+    widths = ', '.join(f'{name} {rows[name].shape[1]}' for name in args.features)
+    print(f'{len(results)} images, widths {widths}: {args.out}')
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Generate, write the images and a grid.
+
+    Args:
+        args (Namespace): The command line.
+    """
+    from mergevq_mm.apis import GenerationInferencer
+    from mergevq_mm.visualization import sample_grid, save_png
+
+    infer = GenerationInferencer(**model_arguments(args), show_progress=not args.quiet)
+    classes = args.classes or list(range(min(10, infer.model.num_classes)))
+    options = {
+        name: values[0] if len(values) == 1 else tuple(values)
+        for name in ('guidance', 'temperature', 'top_k', 'top_p')
+        if (values := getattr(args, name)) is not None
+    }
+    made, stats = [], []
+    for result in infer.stream(
+        classes,
+        num_per_class=args.num_per_class,
+        keep=args.keep,
+        seed=args.seed,
+        mode=args.mode,
+        num_steps=args.num_steps,
+        out_dir=args.out,
+        batch_size=args.batch_size,
+        **options,
+    ):
+        made.append(result['image'])
+        stats.append(result['stats'])
+    grid = args.out / 'grid.png'
+    save_png(grid, sample_grid(made, columns=len(classes)))
+    means = {
+        name: round(float(np.mean([s[name] for s in stats])), 2) for name in stats[0]
+    }
+    print(f'means of the images: {json.dumps(means)}')
+    print(f'{len(made)} images: {args.out}/, {grid}')
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the folder of a model.
+
+    Args:
+        args (Namespace): The command line.
+    """
+    from mergevq_mm.apis import save_pretrained
+    from mergevq_mm.apis.base_inferencer import load_for_inference
+
+    model = load_for_inference(**model_arguments(args))
+    if hasattr(model, 'tokenizer'):
+        model.tokenizer.init_weights()  # an early error where its file is missing
+    print(save_pretrained(model, args.folder))
+
+
+def web(args: argparse.Namespace) -> None:
+    """Serve the page until it is interrupted.
+
+    Args:
+        args (Namespace): The command line.
+    """
+    from mergevq_mm.web import serve
+
+    generator = None
+    if args.generator:
+        more = {}
+        if args.generator_tokenizer:
+            more['tokenizer'] = {'checkpoint': args.generator_tokenizer}
+        generator = {
+            'model': args.generator,
+            'pretrained': False if args.random_weights else args.generator_weights,
+            'device': args.device,
+            **more,
+        }
+    serve(
+        model_arguments(args),
+        generator,
+        examples=[Path(path) for path in args.examples or ()],
+        host=args.host,
+        port=args.port,
+    )

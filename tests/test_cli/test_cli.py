@@ -1,0 +1,235 @@
+"""The command line: what it writes and prints, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_mergevq as tiny
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+import mergevq_mm
+from mergevq_mm.apis import generation_inferencer
+from mergevq_mm.cli import arguments, main
+from mergevq_mm.evaluation.features import FEATURES
+
+REPO = Path(__file__).resolve().parents[2]
+COMMANDS = 'models reconstruct encode decode features generate export web'.split()
+ARCH = dict(embed_dims=32, num_layers=1, num_heads=2, head_layers=1, ffn_multiple=32)
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Configs and checkpoints of a tiny tokenizer and generator, and an image."""
+    root = tmp_path_factory.mktemp('models')
+    named = {name: str(root / name) for name in ('t.py', 't.pth', 'g.py', 'g.pth')}
+    Config(dict(model=tiny.model_cfg())).dump(named['t.py'])
+    torch.manual_seed(0)
+    torch.save({'state_dict': tiny.build_model().state_dict()}, named['t.pth'])
+    tokenizer = dict(
+        type='mergevq_mm.FrozenTokenizer',
+        model=tiny.model_cfg(),
+        checkpoint='nowhere.pth',
+    )
+    generator = dict(
+        type='mergevq_mm.MergeAR',
+        tokenizer=tokenizer,
+        arch=ARCH,
+        num_classes=12,
+        keep=dict(target=9, candidates=[6, 9], family='uniform'),
+    )
+    Config(dict(model=generator)).dump(named['g.py'])
+    state = mergevq_mm.registry.MODELS.build(generator).state_dict()
+    torch.save({'state_dict': state}, named['g.pth'])
+    (root / 'images').mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(root / 'images' / 'cat.png')
+    return {**named, 'images': str(root / 'images'), 'cat': f'{root}/images/cat.png'}
+
+
+def _run(capsys: pytest.CaptureFixture, *words: str) -> str:
+    main(words)
+    return capsys.readouterr().out
+
+
+def _fails(*words: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    return str(caught.value)
+
+
+def _tokenizer(files: dict[str, str]) -> list[str]:
+    return [files['t.py'], '--weights', files['t.pth'], '--device', 'cpu', '--quiet']
+
+
+def test_reconstruct(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [*_tokenizer(files), '--keep', 'all', '0.5', '7', '--out', str(tmp_path)]
+    out = _run(capsys, 'reconstruct', *words, '--', files['images']).splitlines()
+    assert [line.split(',')[1] for line in out[:3]] == [' K = 24', ' K = 12', ' K = 7']
+    assert out[0].startswith('cat: 12x8, K = 24, PSNR ')
+    assert f' {24 * tiny.BITS} + 0 bits, {24 * tiny.BITS / 96:.4f} a pixel' in out[0]
+    assert out[3] == f'1 images, 7 files: {tmp_path}/'
+    names = ['K12', 'K24', 'K7', 'merge_K12', 'merge_K24', 'merge_K7', 'strip']
+    assert sorted(p.stem[4:] for p in tmp_path.iterdir()) == names
+    assert Image.open(tmp_path / 'cat_K7.png').size == (12, 8)
+
+
+def test_encode_then_decode(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = _tokenizer(files)
+    tokens, back = tmp_path / 'tokens', tmp_path / 'back'
+    words = [files['cat'], '--keep', '7', '--out', str(tokens)]
+    out = _run(capsys, 'encode', *model, *words).splitlines()
+    size = (tokens / 'cat.mvq').stat().st_size
+    assert out[0].startswith(f'{tokens}/cat.mvq: K = 7, {size} bytes, ')
+    assert f'({8 * size / 96:.4f} with the header)' in out[0]
+    out = _run(capsys, 'decode', *model, str(tokens), '--out', str(back))
+    assert f'{back}/cat.png: 12x8' in out
+    _run(capsys, 'reconstruct', *model, files['cat'], *words[1:4], str(tmp_path))
+    one, other = Image.open(back / 'cat.png'), Image.open(tmp_path / 'cat_K7.png')
+    assert np.array_equal(one, other)
+
+
+def test_features(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / 'f.npz'
+    words = ['--features', 'cls', 'codes', '--out', str(path)]
+    out = _run(capsys, 'features', *_tokenizer(files), files['images'], *words)
+    assert out == f'1 images, widths cls {tiny.DIMS}, codes {tiny.BITS}: {path}\n'
+    with np.load(path) as arrays:
+        assert arrays['cls'].shape == (1, tiny.DIMS)
+        assert arrays['path'].tolist() == [files['cat']]
+
+
+def test_generate_and_export(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = ['--weights', files['g.pth'], '--tokenizer', files['t.pth']]
+    folder, out = tmp_path / 'folder', tmp_path / 'out'
+    _run(capsys, 'export', files['g.py'], str(folder), *model, '--device', 'cpu')
+    sampling = ['--classes', '3', '11', '--num-per-class', '2', '--seed', '5']
+    sampling += ['--temperature', '0.5', '0.7', '--mode', 'full', '--device', 'cpu']
+    text = _run(capsys, 'generate', str(folder), *sampling, '--out', str(out))
+    names = {p.name for p in out.iterdir()}
+    assert names == {f'{c}_0000{i}.png' for c in ('03', '11') for i in (0, 1)} | {
+        'grid.png'
+    }
+    means = json.loads(text.splitlines()[0].partition(': ')[2])
+    assert means['cache_slots'] == 18 and 1 <= means['distinct'] <= 16
+    # From config and checkpoints the very same images come.
+    again = tmp_path / 'again'
+    _run(capsys, 'generate', files['g.py'], *model, *sampling, '--out', str(again))
+    for name in names:
+        assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_models(capsys: pytest.CaptureFixture) -> None:
+    assert _run(capsys, 'models', 'mergevq_r').split() == ['mergevq_r', 'mergevq_r_k64']
+    line = _run(capsys, 'models', 'mergevq_r_k64', '--paths')
+    assert line.split()[1].endswith('configs/mergevq_r_k64.py')
+    assert _run(capsys, '--version').strip() == mergevq_mm.__version__
+
+
+def test_errors_are_one_sentence(files: dict[str, str], tmp_path: Path) -> None:
+    tokenizer, cat = _tokenizer(files), files['cat']
+    for words, text in (
+        (
+            ['models', 'x*'],
+            'error: no model begins with "x*"; leave it out for all.',
+        ),
+        (['reconstruct', 'mergevq_x', cat], 'model="mergevq_x" is not known'),
+        (['reconstruct', files['t.py'], cat], 'comes without weights; give the path'),
+        (['reconstruct', *tokenizer, 'dog.png'], '"dog.png" does not exist'),
+        (['encode', *tokenizer, cat, '--keep', '1'], 'keep=1 cannot be reached'),
+        (['decode', *tokenizer, cat], 'cat.png" is no token file'),
+        (['features', *tokenizer, cat, '--out', 'f.txt'], 'f.txt'),
+        (['generate', *tokenizer], 'MergeVQ is no generator'),
+    ):
+        message = _fails(*words)
+        assert message.startswith('error: ') and text in message and '\n' not in message
+    message = _fails('generate', files['g.py'], '--weights', files['g.pth'], '--quiet')
+    assert 'nowhere.pth' in message and '\n' not in message
+
+
+def test_unforeseen_errors_show_a_traceback_on_demand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*args: object) -> None:
+        raise RuntimeError('two\nlines')
+
+    monkeypatch.setattr('mergevq_mm.apis.list_models', broken)
+    message = _fails('models')
+    assert message == 'error: RuntimeError: two lines (--debug shows where).'
+    with pytest.raises(RuntimeError, match='two'):
+        main(['models', '--debug'])
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_explains(
+    command: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('COLUMNS', '80')
+    with pytest.raises(SystemExit) as caught:
+        main([command, '--help'])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0 and '--debug' in out and len(out.splitlines()) > 6
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+def test_choices_are_those_of_the_package() -> None:
+    """They stand in the arguments again, as their modules take long to import."""
+    assert arguments.FEATURES == FEATURES
+    assert arguments.MODES == tuple(generation_inferencer.MODES)
+    from mergevq_mm.apis.image_inputs import FITS
+
+    assert arguments.FITS == FITS
+    assert [arguments.keep_of(text) for text in ('all', '9', '0.5')] == [1.0, 9, 0.5]
+
+
+def test_help_of_the_process_is_light() -> None:
+    """What `import mergevq_mm` needs, and nothing more; its own work takes no time."""
+    code = (
+        'import resource, sys, time\n'
+        'import mergevq_mm\n'
+        'before = set(sys.modules)\n'
+        'start = time.process_time()\n'
+        'from mergevq_mm.cli.main import parse_args\n'
+        'try: parse_args(["reconstruct", "--help"])\n'
+        'except SystemExit: pass\n'
+        'print("SECONDS", time.process_time() - start)\n'
+        'print("MODULES", sorted(n.split(".")[0] for n in set(sys.modules) - before))'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    seconds, modules = done.stdout.splitlines()[-2:]
+    assert float(seconds.split()[1]) < 0.5
+    heavy = ('torchvision', 'mmpretrain', 'mmagic', 'timm', 'matplotlib', 'cv2')
+    assert not any(f"'{name}'" in modules for name in heavy)
+
+
+def test_as_a_process() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, '-m', 'mergevq_mm', '--help'],
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0 and done.stderr == ''
+    assert all(name in done.stdout for name in COMMANDS)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < 10  # about 2 s of an idle machine; far more if a room is imported
+    assert "'mergevq = mergevq_mm.cli:main'" in (REPO / 'setup.py').read_text()

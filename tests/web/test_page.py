@@ -1,0 +1,158 @@
+"""The page in a real browser, without a network. Skipped where either is absent."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_mergevq as tiny
+import torch
+from PIL import Image
+from test_streaming import build_mergear
+
+from mergevq_mm.apis import GenerationInferencer, ReconstructionInferencer
+from mergevq_mm.web import build_page, offline
+from mergevq_mm.web.page import launch, view_tokens
+
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+WAIT = 30_000  # ms, for busy machines
+
+
+def _free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(('127.0.0.1', 0))
+        return bound.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def reconstruct() -> ReconstructionInferencer:
+    torch.manual_seed(0)
+    return ReconstructionInferencer(
+        tiny.build_model().eval(), device='cpu', show_progress=False
+    )
+
+
+@pytest.fixture(scope='module')
+def address(
+    reconstruct: ReconstructionInferencer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    pytest.importorskip('gradio', reason='needs gradio, the extra web')
+    if CHROMIUM is None:
+        pytest.skip('needs chromium: apt-get install chromium')
+    generator = build_mergear(tmp_path_factory.mktemp('mergear'))
+    generate = GenerationInferencer(generator, device='cpu', show_progress=False)
+    rng = np.random.default_rng(0)
+    examples = [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(3)]
+    served = build_page(reconstruct, generate, examples)
+    port = _free_port()
+    launch(served, '127.0.0.1', port)
+    yield f'http://127.0.0.1:{port}'
+    served.close()
+
+
+@pytest.fixture
+def tab(address: str) -> Iterator[Any]:
+    """A browser that can reach this machine alone, and what it asked others for."""
+    pytest.importorskip('playwright', reason='needs playwright')
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu']
+        )
+        opened = browser.new_page(viewport={'width': 1280, 'height': 860})
+        opened.set_default_timeout(WAIT)
+        answered: list[str] = []
+        opened.on('response', lambda response: answered.append(response.url))
+        opened.goto(address)
+        opened.wait_for_selector('#shown2 img')
+        yield opened
+        strangers = [
+            url for url in answered if not url.startswith((address, 'data:', 'blob:'))
+        ]
+        assert strangers == []
+        browser.close()
+
+
+def _wait(tab: Any, name: str, text: str) -> str:
+    tab.wait_for_function(
+        '([name, text]) => document.querySelector(name).innerText.includes(text)',
+        arg=[name, text],
+    )
+    return tab.inner_text(name)
+
+
+@pytest.mark.slow
+def test_merge_and_upload(tab: Any, tmp_path: Path) -> None:
+    assert '9 of 16' in _wait(tab, '#numbers', '9 of 16')  # the model's own K
+    before = tab.get_attribute('#shown2 img', 'src')
+    number = tab.locator('#keep input[type=number]')
+    number.fill('4')
+    number.blur()
+    text = _wait(tab, '#numbers', '4 of 16')
+    assert f'{4 * tiny.BITS} + ' in text and 'dB' in text and 'ms' in text
+    assert tab.get_attribute('#shown2 img', 'src') != before
+    merged = tab.get_attribute('#shown1 img', 'src')
+    tab.locator('#examples .grid-container button').nth(2).click()
+    tab.wait_for_function(
+        "old => document.querySelector('#shown1 img').src != old",
+        arg=tab.evaluate('src => new URL(src, location).href', merged),
+    )
+    # An image of our own, larger than the model's.
+    rng = np.random.default_rng(5)
+    path = tmp_path / 'mine.png'
+    Image.fromarray(rng.integers(0, 256, (40, 64, 3), dtype=np.uint8)).save(path)
+    tab.locator('#image .icon-button-wrapper button').last.click()
+    _wait(tab, '#numbers', 'Upload an image')
+    tab.set_input_files('#image input[type=file]', str(path))
+    _wait(tab, '#numbers', '4 of 16')
+
+
+@pytest.mark.slow
+def test_watch_a_sample(tab: Any) -> None:
+    tab.get_by_role('tab', name='Generate').click()
+    tab.click('#draw')
+    _wait(tab, '#note', 'Drawing class 0')
+    tab.wait_for_selector('#drawn img')
+    text = _wait(tab, '#note', 'tokens a second')
+    assert 'in 16 tokens' in text
+    size = tab.evaluate("document.querySelector('#drawn img').naturalWidth")
+    assert size > 3 * 320
+
+
+def test_what_the_first_tab_shows(reconstruct: ReconstructionInferencer) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    *pictures, numbers = view_tokens(reconstruct, image, 5)
+    one = reconstruct(image, keep=5)[0]['reconstructions'][5]
+    scale = pictures[2].shape[0] // 8
+    assert np.array_equal(pictures[2][::scale, ::scale], one['image'])
+    assert all(picture.shape == (8 * scale, 8 * scale, 3) for picture in pictures)
+    total = one['code_bits'] + one['map_bits']
+    assert f'{one["code_bits"]} + {one["map_bits"]} = **{total}**' in numbers
+    assert f'1/{8 * 8 * 24 / total:.0f} ' in numbers
+
+
+def test_policy_names_this_machine_alone() -> None:
+    import asyncio
+
+    sent = []
+
+    async def app(scope: dict, receive: Any, send: Any) -> None:
+        await send({'type': 'http.response.start', 'headers': [(b'a', b'b')]})
+        await send({'type': 'http.response.body', 'body': b'x'})
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    asyncio.run(offline.StayHere(app)({}, None, send))
+    assert sent[0]['headers'][0] == (b'a', b'b') and sent[1]['body'] == b'x'
+    assert sent[0]['headers'][1] == (
+        b'content-security-policy',
+        offline.POLICY.encode(),
+    )
+    assert 'http' not in offline.POLICY and '*' not in offline.POLICY
