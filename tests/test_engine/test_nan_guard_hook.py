@@ -97,6 +97,14 @@ def test_only_skips_in_a_row_count(tmp_path: Path) -> None:
     assert hook.skips_in_total == 4 and hook.skips_in_a_row == 0
 
 
+def test_too_many_skips_in_all(tmp_path: Path) -> None:
+    hook = NaNGuardHook(max_skips=1, max_total=3)
+    runner = make_runner(tmp_path, [hook], bad=(3,), epochs=9)
+    with pytest.raises(FloatingPointError, match='4 steps in all, .*max_total=3'):
+        runner.train()
+    assert runner.epoch == 3
+
+
 def test_too_many_skips_keep_the_checkpoint(tmp_path: Path) -> None:
     hook = NaNGuardHook(max_skips=2)
     runner = make_runner(tmp_path, [hook], epochs=1)

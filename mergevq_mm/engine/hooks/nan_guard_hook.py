@@ -25,8 +25,9 @@ class NaNGuardHook(Hook):
     (:func:`mergevq_mm.models.utils.finite.all_finite`, which all ranks agree on);
     where they are not finite it leaves the optimizers alone and returns
     ``nonfinite=1`` (otherwise ``nonfinite=0``) among its log variables. This hook
-    counts such steps in a row, logs the files of the batch, and raises once there
-    are more than ``max_skips``. All ranks see the same flag, so all of them stop.
+    counts such steps, logs the files of the batch, and raises once there are more
+    than ``max_skips`` in a row or ``max_total`` in all. All ranks see the same flag, so
+    all of them stop.
 
     A model without that contract is watched through its ``loss`` (all values whose
     key contains ``loss``): then the step was already taken, the weights are spoiled,
@@ -38,6 +39,8 @@ class NaNGuardHook(Hook):
     Args:
         max_skips (int): How many skipped steps in a row are tolerated. Defaults
             to 3.
+        max_total (int): How many skipped steps of a start of the run are tolerated.
+            Defaults to 100.
         max_files (int): How many files of a bad batch are named. Defaults to 32.
         check_weights (bool): Whether to look at all weights before a checkpoint is
             written. Defaults to True.
@@ -45,7 +48,8 @@ class NaNGuardHook(Hook):
     Raises:
         ValueError: If a number is negative.
         FloatingPointError: In training, after more than ``max_skips`` skipped steps
-            in a row, or before a checkpoint would be written with bad weights.
+            in a row or ``max_total`` in all, or before a checkpoint would be written
+            with bad weights.
     """
 
     # Before CheckpointHook (VERY_LOW), so that nothing is saved after a bad step,
@@ -53,12 +57,22 @@ class NaNGuardHook(Hook):
     priority = 'ABOVE_NORMAL'
 
     def __init__(
-        self, max_skips: int = 3, max_files: int = 32, check_weights: bool = True
+        self,
+        max_skips: int = 3,
+        max_files: int = 32,
+        check_weights: bool = True,
+        max_total: int = 100,
     ) -> None:
-        for name, value in (('max_skips', max_skips), ('max_files', max_files)):
+        numbers = {
+            'max_skips': max_skips,
+            'max_files': max_files,
+            'max_total': max_total,
+        }
+        for name, value in numbers.items():
             if value < 0:
                 raise ValueError(f'{name}={value} is negative; give 0 or more.')
         self.max_skips = max_skips
+        self.max_total = max_total
         self.max_files = max_files
         self.check_weights = check_weights
         self.skips_in_a_row = 0
@@ -90,15 +104,20 @@ class NaNGuardHook(Hook):
         self.skips_in_total += 1
         where = f'iteration {runner.iter + 1}'
         files = self._name_files(data_batch)
+        limit = None
         if self.skips_in_a_row > self.max_skips:
+            number, limit = f'{self.skips_in_a_row} steps in a row', 'max_skips'
+        elif self.skips_in_total > self.max_total:
+            number, limit = f'{self.skips_in_total} steps in all', 'max_total'
+        if limit is not None:
             raise FloatingPointError(
-                f'The loss was NaN or infinite in {self.skips_in_a_row} steps in a '
-                f'row, the last one at {where}, more than max_skips={self.max_skips}; '
+                f'A loss or gradient was NaN or infinite in {number}, the last one at '
+                f'{where}, more than {limit}={getattr(self, limit)}; '
                 f'{self._last_checkpoint(runner)} Lower the learning rate, clip '
                 f'gradients or look at the images of the batch:\n{files}'
             )
         print_log(
-            f'The loss is NaN or infinite at {where}: the step is skipped '
+            f'A loss or gradient is NaN or infinite at {where}: the step is skipped '
             f'({self.skips_in_a_row} in a row, the run ends above {self.max_skips}; '
             f'{self.skips_in_total} in total). Images of the batch:\n{files}',
             logger='current',
