@@ -38,7 +38,7 @@ model = dict(
 )
 
 optim_wrapper = dict(optimizer=dict(lr=2.5e-3), accumulative_counts=1)
-train_cfg = dict(max_epochs=24, val_interval=24)
+train_cfg = dict(max_epochs=18, val_interval=18)
 param_scheduler = [
     dict(
         type='LinearLR',
