@@ -6,19 +6,18 @@ from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from mergevq_mm.registry import HOOKS
+from mergevq_mm.utils.distributed import unwrap
 from mergevq_mm.visualization import attention_strip, growth_strip, to_uint8
 
-from .pictures import at_least_one, write_picture
+from .pictures import DrawingHook, write_picture
 
 
 @HOOKS.register_module()
-class MergeGrowthVisualizationHook(Hook):
+class MergeGrowthVisualizationHook(DrawingHook):
     """Shows one validation image: its groups after each layer and [CLS]'s attention.
 
     The image goes through the encoder twice more, with the weights of the validation.
@@ -37,8 +36,6 @@ class MergeGrowthVisualizationHook(Hook):
         ValueError: If ``interval`` is less than 1 or ``image`` less than 0.
     """
 
-    priority = 'NORMAL'
-
     def __init__(
         self,
         image: int = 0,
@@ -46,49 +43,24 @@ class MergeGrowthVisualizationHook(Hook):
         layer: int = -1,
         interval: int = 1,
     ) -> None:
-        at_least_one(self, interval=interval)
+        super().__init__(interval)
         if image < 0:
             raise ValueError(f'image={image} is no position; give one from 0.')
         self.image, self.keep, self.layer = image, keep, layer
-        self.interval = interval
-        self._validations = 0
-        self._pending = False
+        self._drawn = False
 
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Count the validations."""
-        self._pending = self._validations % self.interval == 0
-        self._validations += 1
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Draw in each test."""
-        self._pending = True
-
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
-        """Draw with the first batch."""
-        self._draw(runner, data_batch, testing=False)
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
-        """Draw with the first batch."""
-        self._draw(runner, data_batch, testing=True)
+    def _start(self, runner: Runner, testing: bool) -> None:
+        self._drawn = False
 
     @torch.no_grad()
-    def _draw(self, runner: Runner, data_batch: Any, testing: bool) -> None:
-        if not self._pending or not is_main_process():
+    def _collect(
+        self, runner: Runner, data_batch: Any, outputs: Any, testing: bool
+    ) -> None:
+        """Draw with the first batch, while the averaged weights are in the model."""
+        if self._drawn or not is_main_process():
             return
-        self._pending = False
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._drawn = True
+        model = unwrap(runner.model)
         inputs = model.data_preprocessor(data_batch, False)['inputs']
         inputs = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
         image = inputs[min(self.image, len(inputs) - 1)][None]
@@ -112,7 +84,7 @@ def draw_encoder(model: Any, image: Tensor, keep: int | None, layer: int) -> tup
     from mergevq_mm.models.backbones.layer_views import class_attention, merged_layers
 
     backbone = model.backbone
-    encoder = backbone.module if is_model_wrapper(backbone) else backbone
+    encoder = unwrap(backbone)
     keep = model.test_keep[0] if keep is None else keep
     pixels = to_uint8(image[0] * 0.5 + 0.5)
     layers = list(merged_layers(encoder, image, keep))

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
 
 from mergevq_mm.registry import HOOKS
+from mergevq_mm.utils.distributed import unwrap
 from mergevq_mm.visualization import (
     cache_figure,
     code_usage_figure,
@@ -24,11 +23,11 @@ from mergevq_mm.visualization import (
     trace_cache,
 )
 
-from .pictures import at_least_one, write_picture
+from .pictures import DrawingHook, at_least_one, write_picture
 
 
 @HOOKS.register_module()
-class CodeUsageVisualizationHook(Hook):
+class CodeUsageVisualizationHook(DrawingHook):
     """Draws rank and frequency of the codes of a validation, and their bits.
 
     The codes are those of the predictions that are evaluated, of the first process;
@@ -40,58 +39,22 @@ class CodeUsageVisualizationHook(Hook):
             Defaults to None, all that the predictions have.
     """
 
-    priority = 'NORMAL'
-
     def __init__(self, bits: int = 18, keeps: Sequence[int] | None = None) -> None:
-        at_least_one(self, bits=bits)
+        super().__init__(bits=bits)
         self.bits = bits
         self.keeps = None if keeps is None else tuple(keeps)
         self._codes: dict[int, list[np.ndarray]] = {}
 
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Start anew."""
+    def _start(self, runner: Runner, testing: bool) -> None:
         self._codes = {}
 
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Start anew."""
-        self._codes = {}
-
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[BaseDataElement] | None = None,
+    def _collect(
+        self, runner: Runner, data_batch: Any, outputs: Any, testing: bool
     ) -> None:
         """Keep the codes of a batch."""
-        self._keep(outputs or ())
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[BaseDataElement] | None = None,
-    ) -> None:
-        """Keep the codes of a batch."""
-        self._keep(outputs or ())
-
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Draw."""
-        self._write(runner, testing=False)
-
-    def after_test_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Draw."""
-        self._write(runner, testing=True)
-
-    def _keep(self, outputs: Sequence[BaseDataElement]) -> None:
         if not is_main_process():
             return
-        for output in outputs:
+        for output in outputs or ():
             made = (
                 output['reconstructions']
                 if isinstance(output, dict)
@@ -101,7 +64,7 @@ class CodeUsageVisualizationHook(Hook):
                 index = made[keep]['index'].cpu().numpy()
                 self._codes.setdefault(keep, []).append(index)
 
-    def _write(self, runner: Runner, testing: bool) -> None:
+    def _draw(self, runner: Runner, testing: bool) -> None:
         codes, self._codes = self._codes, {}
         for keep, index in codes.items():
             figure = code_usage_figure(np.concatenate(index), self.bits, f'K = {keep}')
@@ -109,7 +72,7 @@ class CodeUsageVisualizationHook(Hook):
 
 
 @HOOKS.register_module()
-class CacheVisualizationHook(Hook):
+class CacheVisualizationHook(DrawingHook):
     """Draws how full MergeAR's caches are while a few samples are generated.
 
     The samples are drawn twice, with the full and the compressed cache, after the
@@ -124,31 +87,14 @@ class CacheVisualizationHook(Hook):
         ValueError: If a number is less than 1.
     """
 
-    priority = 'NORMAL'
-
     def __init__(self, num_samples: int = 8, interval: int = 1) -> None:
-        at_least_one(self, num_samples=num_samples, interval=interval)
-        self.num_samples, self.interval = num_samples, interval
-        self._validations = 0
+        super().__init__(interval, num_samples=num_samples)
+        self.num_samples = num_samples
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Draw."""
-        if self._validations % self.interval == 0:
-            self._write(runner, testing=False)
-        self._validations += 1
-
-    def after_test_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Draw."""
-        self._write(runner, testing=True)
-
-    def _write(self, runner: Runner, testing: bool) -> None:
+    def _draw(self, runner: Runner, testing: bool) -> None:
         if not is_main_process():
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         was_training = model.training
         model.eval()
         figure = draw_caches(model, torch.arange(self.num_samples) % model.num_classes)

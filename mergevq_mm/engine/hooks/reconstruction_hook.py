@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from mergevq_mm.registry import HOOKS
-from mergevq_mm.visualization import reconstruction_grid, save_png
+from mergevq_mm.visualization import reconstruction_grid
+
+from .pictures import DrawingHook, write_picture
 
 
 @HOOKS.register_module()
-class ReconstructionVisualizationHook(Hook):
+class ReconstructionVisualizationHook(DrawingHook):
     """Shows a few validation images as a grid, from the predictions that are evaluated.
 
     No second forward is made. The images are spread evenly over the first process's
@@ -39,8 +39,6 @@ class ReconstructionVisualizationHook(Hook):
         ValueError: If ``num_images`` or ``interval`` is less than 1.
     """
 
-    priority = 'NORMAL'
-
     def __init__(
         self,
         num_images: int = 8,
@@ -48,92 +46,38 @@ class ReconstructionVisualizationHook(Hook):
         keeps: Sequence[int] | None = None,
         colours: str = 'distinct',
     ) -> None:
-        for name, value in (('num_images', num_images), ('interval', interval)):
-            if value < 1:
-                raise ValueError(
-                    f'{name}={value} of ReconstructionVisualizationHook must be at '
-                    'least 1; remove the hook to draw nothing.'
-                )
+        super().__init__(interval, num_images=num_images)
         self.num_images = num_images
-        self.interval = interval
         self.keeps = None if keeps is None else tuple(keeps)
         self.colours = colours
-        self._validations = 0
         self._wanted: set[int] = set()
         self._seen = 0
         self._samples: list[dict] = []
 
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Choose the images of this validation."""
-        draw = self._validations % self.interval == 0
-        self._validations += 1
-        self._start(runner.val_loop.dataloader if draw else None)
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Choose the images of this test."""
-        self._start(runner.test_loop.dataloader)
-
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[BaseDataElement] | None = None,
-    ) -> None:
-        """Keep the predictions of the chosen images."""
-        self._keep(outputs or ())
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[BaseDataElement] | None = None,
-    ) -> None:
-        """Keep the predictions of the chosen images."""
-        self._keep(outputs or ())
-
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Draw and write the grid."""
-        by_epoch = isinstance(runner._train_loop, EpochBasedTrainLoop)
-        step = runner.epoch if by_epoch else runner.iter
-        self._write(runner, f'{"epoch" if by_epoch else "iter"}_{step}', step)
-
-    def after_test_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Draw and write the grid."""
-        self._write(runner, 'test', 0)
-
-    def _start(self, dataloader: Any) -> None:
+    def _start(self, runner: Runner, testing: bool) -> None:
         """Spread the wanted positions over this process's images."""
         self._seen, self._samples, self._wanted = 0, [], set()
-        if dataloader is None or not is_main_process():
+        if not is_main_process():
             return
-        local = -(-len(dataloader.dataset) // get_world_size())
-        count = min(self.num_images, local)
-        self._wanted = set(
-            np.linspace(0, local - 1, count).round().astype(int).tolist()
-        )
+        loop = runner.test_loop if testing else runner.val_loop
+        local = -(-len(loop.dataloader.dataset) // get_world_size())
+        spread = np.linspace(0, local - 1, min(self.num_images, local))
+        self._wanted = set(spread.round().astype(int).tolist())
 
-    def _keep(self, outputs: Sequence[BaseDataElement]) -> None:
+    def _collect(
+        self, runner: Runner, data_batch: Any, outputs: Any, testing: bool
+    ) -> None:
         """Copy the wanted ones of a batch of predictions to the host."""
-        for output in outputs:
+        for output in outputs or ():
             if self._seen in self._wanted:
                 self._samples.append(_to_host(output))
             self._seen += 1
 
-    def _write(self, runner: Runner, suffix: str, step: int) -> None:
-        """Draw the kept predictions, write the file, tell the visualizer."""
+    def _draw(self, runner: Runner, testing: bool) -> None:
         samples, self._samples = self._samples, []
-        if not samples:
-            return
-        page = reconstruction_grid(samples, self.keeps, self.colours)
-        name = f'reconstruction_{suffix}.png'
-        save_png(os.path.join(runner.work_dir, 'vis_data', name), page)
-        runner.visualizer.add_image('reconstruction', page, step)
+        if samples:
+            page = reconstruction_grid(samples, self.keeps, self.colours)
+            write_picture(runner, 'reconstruction', page, testing)
 
 
 def _to_host(value: Any) -> Any:

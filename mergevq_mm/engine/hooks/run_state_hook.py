@@ -15,6 +15,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.checkpoint import check_state_dict_matches, get_state_dict
+from mergevq_mm.utils.distributed import unwrap
 
 from ..accumulation import get_accumulation, set_accumulation
 from ..config_changes import (
@@ -152,7 +153,7 @@ class RunStateHook(Hook):
             ValueError: If no key fits the model, or a shape does not; in a test, if a
                 weight is missing; on resuming, if anything does not fit.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if runner._resume:  # stricter still, and it says what has changed
             self._check_resumed(runner, checkpoint)
         testing = not isinstance(runner._train_loop, BaseLoop)
@@ -192,7 +193,7 @@ class RunStateHook(Hook):
                 logger='current',
                 level=logging.WARNING,
             )
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         check_weights_fit(model, get_state_dict(checkpoint), changes)
         if isinstance(runner.optim_wrapper, (OptimWrapper, OptimWrapperDict)):
             check_optimizers_fit(
@@ -301,7 +302,7 @@ def _unwrap_names(runner: Runner, state_dict: dict[str, Any]) -> dict[str, Any]:
     Returns:
         dict[str, Any]: The weights under the names of the unwrapped model.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrap(runner.model)
     wrapped = [n for n, m in model.named_modules() if n and is_model_wrapper(m)]
     for name in wrapped:
         old = f'{name}.module.'

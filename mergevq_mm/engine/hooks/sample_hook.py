@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from mmengine.dist import all_gather_object, get_world_size, is_main_process
-from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
-from mmengine.structures import BaseDataElement
+from mmengine.runner import Runner
 
 from mergevq_mm.registry import HOOKS
-from mergevq_mm.visualization import sample_grid, save_png, to_uint8
+from mergevq_mm.visualization import sample_grid, to_uint8
+
+from .pictures import DrawingHook, write_picture
 
 
 @HOOKS.register_module()
-class SampleVisualizationHook(Hook):
+class SampleVisualizationHook(DrawingHook):
     """Shows the first generated images of a validation or a test as a grid.
 
     They are those that are evaluated, of all processes in the order of their numbers:
@@ -41,76 +39,30 @@ class SampleVisualizationHook(Hook):
         ValueError: If a number is less than 1.
     """
 
-    priority = 'NORMAL'
-
     def __init__(self, num_images: int = 32, columns: int = 8) -> None:
-        for name, value in (('num_images', num_images), ('columns', columns)):
-            if value < 1:
-                raise ValueError(
-                    f'{name}={value} of SampleVisualizationHook must be at least 1; '
-                    'remove the hook to draw nothing.'
-                )
+        super().__init__(num_images=num_images, columns=columns)
         self.num_images = num_images
         self.columns = columns
         self._images: list[tuple[int, np.ndarray]] = []  # with their numbers
 
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Start a new grid."""
+    def _start(self, runner: Runner, testing: bool) -> None:
         self._images = []
 
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Start a new grid."""
-        self._images = []
-
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[BaseDataElement] | None = None,
+    def _collect(
+        self, runner: Runner, data_batch: Any, outputs: Any, testing: bool
     ) -> None:
         """Keep images until there are enough."""
-        self._keep(outputs or ())
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[BaseDataElement] | None = None,
-    ) -> None:
-        """Keep images until there are enough."""
-        self._keep(outputs or ())
-
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Write the grid."""
-        by_epoch = isinstance(runner._train_loop, EpochBasedTrainLoop)
-        step = runner.epoch if by_epoch else runner.iter
-        self._write(runner, f'{"epoch" if by_epoch else "iter"}_{step}', step)
-
-    def after_test_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Write the grid."""
-        self._write(runner, 'test', 0)
-
-    def _keep(self, outputs: Sequence[BaseDataElement]) -> None:
         # Of R processes each has every R-th image.
         share = -(-self.num_images // get_world_size())
-        for sample in outputs[: share - len(self._images)]:
+        for sample in (outputs or ())[: share - len(self._images)]:
             number = sample.get('sample_number', len(self._images))
             image = to_uint8(sample.fake_img.flip(0) / 255)  # BGR
             self._images.append((number, image))
 
-    def _write(self, runner: Runner, suffix: str, step: int) -> None:
+    def _draw(self, runner: Runner, testing: bool) -> None:
         parts, self._images = all_gather_object(self._images), []
         numbered = sorted((n for part in parts for n in part), key=lambda pair: pair[0])
         if not numbered or not is_main_process():
             return
         images = [image for _, image in numbered[: self.num_images]]
-        page = sample_grid(images, self.columns)
-        path = os.path.join(runner.work_dir, 'vis_data', f'samples_{suffix}.png')
-        save_png(path, page)
-        runner.visualizer.add_image('samples', page, step)
+        write_picture(runner, 'samples', sample_grid(images, self.columns), testing)

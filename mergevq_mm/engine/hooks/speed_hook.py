@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from mergevq_mm.registry import HOOKS
+from mergevq_mm.utils.distributed import unwrap
 
 RECOMPILE_LIMIT = 64  # one graph for each K and each image size
 
@@ -88,7 +88,7 @@ def prepare(
     Raises:
         ValueError: If it has none of the parts to compile.
     """
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     if channels_last:
         model.to(memory_format=torch.channels_last)
     if compile is False:
