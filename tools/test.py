@@ -91,13 +91,17 @@ def enable_pictures(cfg: Config, args: argparse.Namespace) -> None:
             '--show and --show-dir need default_hooks.visualization in the config: '
             'set visualization=dict(type="VisualizationHook").'
         )
-    hook.update(
-        enable=True,
-        show=args.show,
-        wait_time=args.wait_time,
-        out_dir=args.show_dir,
-        interval=args.interval,
-    )
+    hook.update(show=args.show, wait_time=args.wait_time, interval=args.interval)
+    # Each library switches its hook on by other names.
+    name = hook['type'].rpartition('.')[-1]
+    if name == 'DetVisualizationHook':
+        hook.update(draw=True, test_out_dir=args.show_dir)
+    elif name == 'SegVisualizationHook':
+        hook.update(draw=True)
+        if args.show_dir is not None:
+            cfg.visualizer.save_dir = args.show_dir
+    else:
+        hook.update(enable=True, out_dir=args.show_dir)
 
 
 def enable_tta(cfg: Config) -> None:

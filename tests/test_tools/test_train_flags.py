@@ -207,6 +207,24 @@ def test_test_flags():
     assert (hook.enable, hook.out_dir, hook.interval) == (True, 'out', 3)
 
 
+def test_pictures_of_each_library():
+    def hook(**settings):
+        cfg = make_cfg(test_cfg=dict(), **settings)
+        return merge(cfg, 'a.pth', '--show-dir', 'out', '--interval', '3', tool='test')
+
+    common = dict(draw=True, show=False, wait_time=2, interval=3)
+    det = dict(visualization=dict(type='DetVisualizationHook'))
+    assert hook(default_hooks=det).default_hooks.visualization == dict(
+        type='DetVisualizationHook', test_out_dir='out', **common
+    )
+    seg = dict(visualization=dict(type='mmseg.SegVisualizationHook'))
+    cfg = hook(default_hooks=seg, visualizer=dict(type='SegLocalVisualizer'))
+    assert cfg.default_hooks.visualization == dict(
+        type='mmseg.SegVisualizationHook', **common
+    )
+    assert cfg.visualizer.save_dir == 'out'
+
+
 def test_test_refuses():
     with pytest.raises(ValueError, match='no test_cfg'):
         merge(make_cfg(), 'a.pth', tool='test')
