@@ -8,7 +8,7 @@ model = dict(
     type='mmpretrain.MAE',
     backbone=dict(
         type='mmpretrain.MAEViT',
-        arch=dict(embed_dims=64, num_layers=3, num_heads=4, feedforward_channels=256),
+        arch=dict(embed_dims=64, num_layers=6, num_heads=4, feedforward_channels=256),
         img_size=32,
         patch_size=4,
         mask_ratio=0.75,

@@ -9,7 +9,7 @@ model = dict(
             stem='patch',
             embed_dims=64,
             patch_size=4,
-            num_layers=3,
+            num_layers=6,
             num_heads=4,
         ),
     ),

@@ -38,7 +38,7 @@ model = dict(
 )
 
 optim_wrapper = dict(optimizer=dict(lr=2.5e-3), accumulative_counts=1)
-train_cfg = dict(max_epochs=18, val_interval=18)
+train_cfg = dict(max_epochs=15, val_interval=15)
 param_scheduler = [
     dict(
         type='LinearLR',
@@ -120,7 +120,7 @@ custom_hooks = [
     dict(type='mergevq_mm.ProgressHook'),
 ]
 default_hooks = dict(
-    logger=dict(interval=50), checkpoint=dict(interval=6, max_keep_ckpts=1)
+    logger=dict(interval=50), checkpoint=dict(interval=5, max_keep_ckpts=1)
 )
 train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
