@@ -18,6 +18,7 @@ from mergevq_mm.utils import config as config_utils
 CONFIGS = Path(__file__).parents[1] / 'configs'
 IMAGENET = sorted(CONFIGS.glob('mergevq_*.py'))
 QUICKSTART = sorted((CONFIGS / 'quickstart').glob('mergevq_*.py'))
+PICTURES = sorted((CONFIGS / 'pictures').glob('*.py'))
 
 # Random weights in the place of those that have to be downloaded.
 TINY_NET = {
@@ -136,10 +137,13 @@ def run(cfg: Config, work_dir: Path, epochs: int = 1) -> tuple[Runner, dict]:
     """Train epochs of two iterations and validate."""
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = work_dir.name
-    cfg.train_cfg.max_epochs = epochs
+    if cfg.train_cfg.get('by_epoch', True):
+        cfg.train_cfg.max_epochs = epochs
+    else:
+        cfg.train_cfg.max_iters = 2 * epochs
     cfg.train_cfg.val_interval = epochs
     cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+    for loader in filter(None, (cfg.train_dataloader, cfg.val_dataloader)):
         loader.num_workers = 0
         loader.persistent_workers = False
     config_utils.adapt_to_device(cfg)
@@ -238,3 +242,22 @@ def test_quickstart_config(path: Path, tmp_path: Path) -> None:
     assert 'target_generator' not in parts
     assert not any('perceptual' in name for name in saved['state_dict'])
     assert type(runner.model).__name__ == 'MergeVQ'
+
+
+@pytest.mark.parametrize('path', PICTURES, ids=lambda path: path.stem)
+def test_pictures_config(
+    path: Path, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('MERGEVQ_FOLDER', str(photographs))
+    cfg = Config.fromfile(path)
+    dataset = cfg.train_dataloader.dataset
+    if path.stem == 'mergevq_photographs':  # takes crops of 64 px as they are
+        for file in sorted(photographs.glob('train/*/*.JPEG')):
+            crop = tmp_path / 'crops' / 'train' / file.parent.name / f'{file.stem}.png'
+            crop.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(file).crop((0, 0, 64, 64)).save(crop)
+        dataset.update(data_root=str(tmp_path / 'crops'), indices=None)
+    cfg.train_dataloader.batch_size = 2
+    _, scalars = run(cfg, tmp_path / path.stem, epochs=2)
+    assert np.isfinite(scalars['train/loss_pixel'].current())
+    assert list((tmp_path / path.stem).glob('*.pth'))

@@ -1,0 +1,47 @@
+# A small tokenizer of your own photographs, on any machine and without any weights to
+# fetch: the networks of mergevq_photographs.py on random crops of 64 px.
+#
+#   MERGEVQ_FOLDER=FOLDER python tools/train.py configs/pictures/mergevq_folder.py
+#
+# Data      FOLDER holds image files, in sub-folders or not; classes play no part
+# Hardware  two CPU cores
+# Run by us on the photographs of data/photographs64, see docs/pictures.md
+_base_ = ['mergevq_photographs.py']
+
+folder = '{{$MERGEVQ_FOLDER:data/my_folder}}'
+
+crop = dict(
+    type='mmpretrain.RandomResizedCrop',
+    scale=64,
+    crop_ratio_range=(0.2, 1.0),
+    interpolation='bicubic',
+)
+flip = dict(type='mmpretrain.RandomFlip', prob=0.5)
+views = dict(type='mmpretrain.MultiView', num_views=[1], transforms=[[crop, flip]])
+
+train_dataloader = dict(
+    num_workers=1,
+    persistent_workers=True,
+    # A folder of ten photographs does as well as one of a million.
+    sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        _delete_=True,
+        type='mergevq_mm.ImageFolder',
+        data_prefix=folder,
+        with_label=False,
+        pipeline=[_base_.load, views, _base_.pack],
+    ),
+)
+steps = 1500
+train_cfg = dict(_delete_=True, by_epoch=False, max_iters=steps)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=100),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=False,
+        begin=100,
+        end=steps,
+        eta_min_ratio=0.01,
+    ),
+]
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=1))
