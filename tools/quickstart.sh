@@ -2,7 +2,7 @@
 # Set up .venv if needed, then train, evaluate and picture a small tokenizer and a
 # small generator on its codes.
 #
-#   bash tools/quickstart.sh                   20 to 25 minutes on two cores
+#   bash tools/quickstart.sh                   20 minutes on two cores
 #   bash tools/quickstart.sh --short           a few steps only, to see that it runs
 #
 # Arguments, and QUICKSTART_ARGS, go to tools/quickstart.py (see its --help).

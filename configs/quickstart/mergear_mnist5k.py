@@ -12,7 +12,7 @@ _base_ = [
 model = dict(
     tokenizer=dict(
         model='configs/quickstart/mergevq_g+r_mnist5k.py',
-        checkpoint='work_dirs/quickstart/epoch_15.pth',
+        checkpoint='work_dirs/quickstart/epoch_19.pth',
     ),
     # 1.1 M parameters.
     arch=dict(

@@ -1,7 +1,7 @@
 # The quickstart: a small MergeVQ (G+R) on 5,000 MNIST digits, all losses on.
 #
 # Data      data/mnist5k, written by tools/dataset_converters/mnist5k.py
-# Hardware  two CPU cores, 8 minutes of training
+# Hardware  two CPU cores, 10 minutes of training
 # Run by us yes, by `bash tools/quickstart.sh`; the numbers stand in the README
 _base_ = [
     '../_base_/models/mergevq_g+r_d64.py',
@@ -126,7 +126,7 @@ model = dict(
         candidates=[16, 25, 36, 49, 64],
         weights=[0.6, 0.15, 0.1, 0.05, 0.1],
     ),
-    discriminator_start=1400,
+    discriminator_start=1750,
     test_cfg=dict(keep=[16, 64]),
 )
 
@@ -139,7 +139,7 @@ optim_wrapper = dict(
         optimizer=dict(lr=2e-4, betas=(0.5, 0.9)), accumulative_counts=1
     ),
 )
-train_cfg = dict(max_epochs=15, val_interval=15)
+train_cfg = dict(max_epochs=19, val_interval=19)
 param_scheduler = [
     dict(
         type='LinearLR',
