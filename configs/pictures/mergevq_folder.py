@@ -4,8 +4,8 @@
 #   MERGEVQ_FOLDER=FOLDER python tools/train.py configs/pictures/mergevq_folder.py
 #
 # Data      FOLDER holds image files, in sub-folders or not; classes play no part
-# Hardware  two CPU cores
-# Run by us on the photographs of data/photographs64, see docs/pictures.md
+# Hardware  two CPU cores; --size 256 of `mergevq reconstruct` takes more of a photograph
+# Run by us the first 30 steps only (and by the tests)
 _base_ = ['mergevq_photographs.py']
 
 folder = '{{$MERGEVQ_FOLDER:data/my_folder}}'
