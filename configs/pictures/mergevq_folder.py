@@ -4,7 +4,7 @@
 #   MERGEVQ_FOLDER=FOLDER python tools/train.py configs/pictures/mergevq_folder.py
 #
 # Data      FOLDER holds image files, in sub-folders or not; classes play no part
-# Hardware  two CPU cores; --size 256 of `mergevq reconstruct` takes more of a photograph
+# Hardware  two CPU cores
 # Run by us the first 30 steps only (and by the tests)
 _base_ = ['mergevq_photographs.py']
 
