@@ -109,6 +109,16 @@ def _batch(group: Any) -> None:
     group.add_argument('--quiet', action='store_true', help='tell no progress')
 
 
+def _keep(parser: argparse.ArgumentParser, **options: Any) -> None:
+    parser.add_argument(
+        '--keep',
+        type=keep_of,
+        metavar='K',
+        help="tokens, or a share such as 0.25, or all. Default: the model's",
+        **options,
+    )
+
+
 def _out(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         '--out',
@@ -139,13 +149,7 @@ def _reconstruct(commands: Any) -> None:
     )
     _model(parser)
     _images(parser)
-    parser.add_argument(
-        '--keep',
-        type=keep_of,
-        nargs='+',
-        metavar='K',
-        help="tokens, or a share such as 0.25, or all. Default: the model's",
-    )
+    _keep(parser, nargs='+')
     parser.add_argument(
         '--predict-source',
         action='store_true',
@@ -167,12 +171,7 @@ def _encode(commands: Any) -> None:
     )
     _model(parser)
     _images(parser)
-    parser.add_argument(
-        '--keep',
-        type=keep_of,
-        metavar='K',
-        help="tokens, or a share such as 0.25, or all. Default: the model's",
-    )
+    _keep(parser)
     parser.add_argument(
         '--no-map',
         action='store_true',

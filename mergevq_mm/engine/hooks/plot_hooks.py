@@ -55,11 +55,8 @@ class CodeUsageVisualizationHook(DrawingHook):
         if not is_main_process():
             return
         for output in outputs or ():
-            made = (
-                output['reconstructions']
-                if isinstance(output, dict)
-                else (output.reconstructions)
-            )
+            is_dict = isinstance(output, dict)
+            made = output['reconstructions'] if is_dict else output.reconstructions
             for keep in made if self.keeps is None else self.keeps:
                 index = made[keep]['index'].cpu().numpy()
                 self._codes.setdefault(keep, []).append(index)
