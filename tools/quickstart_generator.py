@@ -123,9 +123,14 @@ def load_config(
 
 
 def train(cfg: Config) -> str:
-    """Train the generator, or go on with it; returns its checkpoint."""
+    """Train the generator, or go on with it; returns its checkpoint.
+
+    There is no validation at the end: the evaluation takes its place.
+    """
     from mmengine.runner import Runner, find_latest_checkpoint
 
+    cfg = cfg.copy()
+    cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
     Runner.from_cfg(cfg).train()
     return find_latest_checkpoint(cfg.work_dir)
 

@@ -12,7 +12,7 @@ _base_ = [
 model = dict(
     tokenizer=dict(
         model='configs/quickstart/mergevq_g+r_mnist5k.py',
-        checkpoint='work_dirs/quickstart/epoch_19.pth',
+        checkpoint='work_dirs/quickstart/epoch_18.pth',
     ),
     # 1.1 M parameters.
     arch=dict(
@@ -37,8 +37,8 @@ model = dict(
     ),
 )
 
-optim_wrapper = dict(optimizer=dict(lr=2.5e-3), accumulative_counts=1)
-train_cfg = dict(max_epochs=15, val_interval=15)
+optim_wrapper = dict(optimizer=dict(lr=2.5e-3, fused=True), accumulative_counts=1)
+train_cfg = dict(max_epochs=17, val_interval=17)
 param_scheduler = [
     dict(
         type='LinearLR',

@@ -130,7 +130,7 @@ model = dict(
     test_cfg=dict(keep=[16, 64]),
 )
 
-optimizer = dict(type='AdamW', lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
+optimizer = dict(type='AdamW', lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 optim_wrapper = dict(
     generator=dict(
         optimizer=optimizer, accumulative_counts=1, clip_grad=dict(max_norm=20.0)
@@ -139,7 +139,7 @@ optim_wrapper = dict(
         optimizer=dict(lr=2e-4, betas=(0.5, 0.9)), accumulative_counts=1
     ),
 )
-train_cfg = dict(max_epochs=19, val_interval=19)
+train_cfg = dict(max_epochs=18, val_interval=18)
 param_scheduler = [
     dict(
         type='LinearLR',

@@ -30,7 +30,7 @@ A MODEL is a folder that `export` wrote, or a config or a name of `models` with 
 path of its weights after --weights.
 
   mergevq reconstruct FOLDER cat.jpg --keep 256 64 --out pictures
-  mergevq encode CONFIG.py photographs --weights epoch_19.pth --out tokens
+  mergevq encode CONFIG.py photographs --weights epoch_18.pth --out tokens
 
 `mergevq COMMAND --help` explains a command. Training is in tools/train.py.
 """

@@ -63,7 +63,7 @@ def test_an_earlier_quickstart_is_replaced(tmp_path: Path):
     folder = tmp_path / 'run'
     quickstart.clear(folder)
     (folder / 'codes').mkdir()
-    (folder / 'epoch_19.pth').touch()
+    (folder / 'epoch_18.pth').touch()
     (folder / 'notes.txt').touch()
     quickstart.clear(folder)
     names = {path.name for path in folder.iterdir()}

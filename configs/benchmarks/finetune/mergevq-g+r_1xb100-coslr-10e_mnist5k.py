@@ -1,6 +1,6 @@
 # Fine-tuning of the quickstart's tokenizer on its digits: layer decay and drop path.
 #
-# Weights   work_dirs/quickstart/epoch_19.pth, which `bash tools/quickstart.sh` writes
+# Weights   work_dirs/quickstart/epoch_18.pth, which `bash tools/quickstart.sh` writes
 # Hardware  two CPU cores
 # Run by us yes: 94.8 %; see docs/representation.md
 _base_ = ['../linear/mergevq-g+r_avg_1xb100-linear-30e_mnist5k.py']

@@ -1,6 +1,6 @@
 # k-NN of the quickstart's tokenizer on its digits: class token, merging off.
 #
-#   python tools/test.py THIS_CONFIG work_dirs/quickstart/epoch_19.pth
+#   python tools/test.py THIS_CONFIG work_dirs/quickstart/epoch_18.pth
 _base_ = ['../linear/mergevq-g+r_cls_1xb100-linear-30e_mnist5k.py']
 
 model = dict(

@@ -1,6 +1,6 @@
 # Linear probe of the quickstart's tokenizer on its digits: class token, merging off.
 #
-# Weights   work_dirs/quickstart/epoch_19.pth, which `bash tools/quickstart.sh` writes
+# Weights   work_dirs/quickstart/epoch_18.pth, which `bash tools/quickstart.sh` writes
 # Hardware  two CPU cores
 # Run by us for 10 epochs at 1e-2: 92.9 %; see docs/representation.md
 _base_ = ['../../quickstart/mergevq_g+r_mnist5k.py']
@@ -15,7 +15,7 @@ model = dict(
         frozen_stages=_base_.layers,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/quickstart/epoch_19.pth',
+            checkpoint='work_dirs/quickstart/epoch_18.pth',
             prefix='backbone.',
         ),
     ),

@@ -168,7 +168,9 @@ class LFQ(BaseModule):
         """
         flat = z.flatten(0, -2)
         per_token = sample_entropy(flat, self.temperature)
-        mean = mean_code_distribution(flat, self.temperature)
+        # Without weight it is told, and has no backward pass.
+        seen = flat if self.batch_entropy_weight else flat.detach()
+        mean = mean_code_distribution(seen, self.temperature)
         if self.sync and get_world_size() > 1:
             # Sums the gradients on the way back; data-parallel averaging undoes that.
             mean = all_reduce(mean) / get_world_size()
