@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 class KVStore:
     """Room for keys and values of a batch of sequences.
 
-    Which slot holds what is the business of the caches.
+    Which slot holds what is the business of the caches. Each layer has memory of its
+    own, so that growing copies one layer at a time.
 
     Args:
         layers (int): Layers of the transformer.
@@ -21,8 +23,10 @@ class KVStore:
             the keys and values have autocast's type.
 
     Attributes:
-        peak_bytes (int): The most bytes held at once: to grow, the store holds its old
-            and its new room together for a moment.
+        keys (list[Tensor]): Of each layer, B×H×slots×c.
+        values (list[Tensor]): The same.
+        peak_bytes (int): The most bytes held at once: while the store grows, the keys
+            or values of one layer are there twice.
         version (int): Counts the rooms; what was captured with another one writes into
             memory that is no longer looked at.
     """
@@ -39,38 +43,30 @@ class KVStore:
         kind, dtype = like.device.type, like.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
-        shape = (2, layers, batch, heads, slots, head_dim)
-        self._room = torch.zeros(shape, dtype=dtype, device=like.device)
+        shape = (batch, heads, slots, head_dim)
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=dtype, device=like.device) for _ in range(layers)]
+            for _ in range(2)
+        )
         self.peak_bytes, self.version = self.nbytes, 0
-
-    @property
-    def keys(self) -> Tensor:
-        """Tensor: layers×B×H×slots×c."""
-        return self._room[0]
-
-    @property
-    def values(self) -> Tensor:
-        """Tensor: layers×B×H×slots×c."""
-        return self._room[1]
 
     @property
     def slots(self) -> int:
         """int: Slots of a sequence."""
-        return self._room.shape[-2]
+        return self.keys[0].shape[2]
 
     @property
     def nbytes(self) -> int:
         """int: Bytes of keys and values of all sequences."""
-        return self._room.numel() * self._room.element_size()
+        return sum(room.nbytes for room in (*self.keys, *self.values))
 
     def grow(self, slots: int) -> None:
         """Add slots; those that exist keep their numbers and contents."""
-        old, shape = self._room, list(self._room.shape)
-        shape[-2] += slots
-        self._room = old.new_zeros(shape)
-        self._room[..., : old.shape[-2], :] = old
-        held = old.numel() * old.element_size() + self.nbytes
-        self.peak_bytes = max(self.peak_bytes, held)
+        twice = self.keys[0].nbytes
+        for rooms in (self.keys, self.values):
+            for layer, room in enumerate(rooms):
+                rooms[layer] = F.pad(room, (0, 0, 0, slots))
+        self.peak_bytes = max(self.peak_bytes, self.nbytes + twice)
         self.version += 1
 
 

@@ -71,8 +71,8 @@ class TokenCache:
         self.ring = (window or 0) + drafts
         slots = self.slots_needed(prefix, length, window, keep, drafts, spare)
         self.store = make_store(slots)
-        room = self.store.keys
-        size = (room.shape[1], self.store.slots)
+        room = self.store.keys[0]
+        size = (room.shape[0], self.store.slots)
         self.step = torch.full(size, NOBODY, device=room.device)
         self.code = torch.full(size, -1, device=room.device)
         self.kept = torch.zeros(size, dtype=torch.bool, device=room.device)

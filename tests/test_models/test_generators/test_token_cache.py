@@ -158,7 +158,8 @@ def test_what_was_evicted_does_not_exist(cache: str) -> None:
                 seen = token < 0 or (token < LENGTH and first[b, token])
                 # The next query is the token place + 1, with its window of two.
                 if step == NOBODY or not (seen or token > place - 1):
-                    store.keys[:, b, :, slot] = store.values[:, b, :, slot] = 1e9
+                    for room in (*store.keys, *store.values):
+                        room[b, :, slot] = 1e9
                     poisoned += 1
     assert poisoned > 100
 
@@ -166,8 +167,8 @@ def test_what_was_evicted_does_not_exist(cache: str) -> None:
 def test_evicted_entries_are_overwritten() -> None:
     index = torch.full((1, LENGTH), 9)
     for _, decoding, _, _ in run(index, 4, 2, 'compressed'):
-        room, step = decoding.cache.store.values, decoding.cache.step
-        used = room[0, 0, 0].abs().sum(dim=1) > 0  # slots that were ever written
+        room, step = decoding.cache.store.values[0], decoding.cache.step
+        used = room[0, 0].abs().sum(dim=1) > 0  # slots that were ever written
         assert used.tolist() == (step[0] != NOBODY).tolist()
     # Prefix, window and one code, although 29 tokens went through.
     assert used.sum() == 2 + 2 + 1
@@ -189,7 +190,10 @@ def test_more_codes_than_k_break_nothing(window: int) -> None:
     # It began with room for one code and a block; it never has room for more than L.
     assert cache.capacity == LENGTH > 1 + 16
     assert cache.store.slots == model.prefix + window + LENGTH
-    assert cache.store.keys.shape[-2] == cache.step.shape[1] == cache.store.slots
+    assert {room.shape[2] for room in (*cache.store.keys, *cache.store.values)} == {
+        cache.store.slots
+    }
+    assert cache.step.shape[1] == cache.store.slots
 
 
 @torch.no_grad()
@@ -389,23 +393,25 @@ def test_store_writes_where_it_is_told() -> None:
     slots = torch.tensor([[9, 0], [3, 4], [1, 8]])
     SlotMemory(store, slots, read=10)(0, key, value)
     for b, (one, two) in enumerate(slots.tolist()):
-        assert torch.equal(store.keys[0, b, :, one], key[b, :, 0])
-        assert torch.equal(store.values[0, b, :, two], value[b, :, 1])
-        assert (store.keys[0, b].abs().sum(dim=(0, 2)) > 0).sum() == 2
-    before, small = store.keys.clone(), store.nbytes
+        assert torch.equal(store.keys[0][b, :, one], key[b, :, 0])
+        assert torch.equal(store.values[0][b, :, two], value[b, :, 1])
+        assert (store.keys[0][b].abs().sum(dim=(0, 2)) > 0).sum() == 2
+    before, small = torch.stack(store.keys), store.nbytes
     assert store.peak_bytes == small and store.version == 0
     store.grow(6)
     assert store.nbytes == small * 16 / 10 and store.version == 1
-    assert store.peak_bytes == small + store.nbytes  # for a moment there are both
-    assert store.slots == 16 and torch.equal(store.keys[..., :10, :], before)
-    assert (store.values[..., 10:, :] == 0).all()
+    # For a moment the keys of one of the two layers are there twice.
+    assert store.peak_bytes == store.nbytes + small / 4
+    assert store.slots == 16
+    assert torch.equal(torch.stack(store.keys)[..., :10, :], before)
+    assert all((room[..., 10:, :] == 0).all() for room in store.values)
 
 
 def test_store_has_the_type_of_autocast() -> None:
     like = torch.zeros(1)
     with torch.autocast('cpu', torch.bfloat16):
-        assert KVStore(1, 1, 1, 1, 4, like).keys.dtype == torch.bfloat16
-    assert KVStore(1, 1, 1, 1, 4, like.double()).keys.dtype == torch.float64
+        assert KVStore(1, 1, 1, 1, 4, like).keys[0].dtype == torch.bfloat16
+    assert KVStore(1, 1, 1, 1, 4, like.double()).keys[0].dtype == torch.float64
 
 
 def test_bfloat16_autocast_decodes() -> None:
@@ -415,7 +421,7 @@ def test_bfloat16_autocast_decodes() -> None:
         index = drawn.index
         logits, decoding = tiny.cached_logits(model, index, LABELS, 4, 'compressed')
         full = model.logits(index, LABELS, 4)
-    assert decoding.cache.store.keys.dtype == torch.bfloat16
+    assert decoding.cache.store.keys[0].dtype == torch.bfloat16
     for ours, theirs in zip(logits, full, strict=True):
         assert_close(ours.float(), theirs.float(), rtol=0.1, atol=0.1)
 
