@@ -249,6 +249,23 @@ def test_loss_terms_and_their_weights(bits: int) -> None:
     )
 
 
+def test_a_batch_entropy_without_weight_has_no_backward_pass() -> None:
+    z = (0.02 * torch.randn(3, 11, 9)).requires_grad_()
+    found = []
+    for weight in (0.0, 1e-12):
+        losses = make(9, batch_entropy_weight=weight).train()(z).losses
+        (grad,) = torch.autograd.grad(losses['loss_entropy'], z)
+        found.append((losses['batch_entropy'], grad))
+    torch.testing.assert_close(found[0], found[1])
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda x: x):
+        make(9, batch_entropy_weight=0.0).train()(z)
+    without = len(saved)
+    with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda x: x):
+        make(9, batch_entropy_weight=1.0).train()(z)
+    assert len(saved) > 2 * without
+
+
 def test_losses_come_in_training_or_when_asked_for() -> None:
     quantizer, z = LFQ(), torch.randn(1, 4, 18)
     assert quantizer.train()(z).losses and not quantizer.eval()(z).losses

@@ -67,7 +67,8 @@ class LFQ(BaseModule):
             Defaults to (6, 12).
         temperature (float): τ of the code distributions. Defaults to 0.01.
         entropy_weight (float): Of H(token) - H(batch). Defaults to 0.1.
-        batch_entropy_weight (float): Of the batch's entropy within it. Defaults to 1.
+        batch_entropy_weight (float): Of the batch's entropy within it; a negative one
+            asks for few codes that a generator can predict. Defaults to 1.
         commitment_weight (float): Of the mean (z - code)². Defaults to 0.25.
         eps (float, optional): Added inside the logarithm, for parity with the authors'
             numbers (1e-5). Defaults to None.
