@@ -7,6 +7,8 @@
 _base_ = ['../quickstart/mergevq_g+r_mnist5k.py']
 
 model = dict(
+    # The paper's entropy loss; the quickstart's is for the sake of its generator.
+    quantizer=dict(batch_entropy_weight=1.0),
     head=dict(perceptual=None, gan_weight=0.0),
     discriminator=None,
     keep=dict(

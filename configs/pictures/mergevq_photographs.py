@@ -13,6 +13,8 @@ views = dict(type='mmpretrain.MultiView', num_views=[1], transforms=[[]])
 
 model = dict(
     backbone=dict(arch=dict(base_channels=16, channel_mult=(1, 2, 4)), img_size=64),
+    # The paper's entropy loss; the quickstart's is for the sake of its generator.
+    quantizer=dict(batch_entropy_weight=1.0),
     neck=dict(_delete_=True, type='mergevq_mm.GroupMapRecovery'),
     decoder=dict(base_channels=16, channel_mult=(1, 2, 4)),
     head=dict(

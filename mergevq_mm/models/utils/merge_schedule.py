@@ -7,9 +7,7 @@ moved to the neighbouring layers where it cannot, so the total is always exact.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-SCHEDULES = ('linear', 'constant', 'square')
+from collections.abc import Callable, Sequence
 
 
 def _linear(total: int, layers: int) -> list[int]:
@@ -44,6 +42,14 @@ def _square(total: int, layers: int) -> list[int]:
     return removed
 
 
+# What each layer would merge of a total, by the number of layers; one may be added.
+SCHEDULES: dict[str, Callable[[int, int], list[int]]] = {
+    'linear': _linear,
+    'constant': _constant,
+    'square': _square,
+}
+
+
 def merge_schedule(
     length: int, keep: int, layers: int, schedule: str = 'linear'
 ) -> list[int]:
@@ -57,7 +63,7 @@ def merge_schedule(
         length (int): Tokens before the first layer, the class token not counted (L).
         keep (int): Tokens after the last layer, the class token not counted (K).
         layers (int): Number of layers that merge (N).
-        schedule (str): 'linear', 'constant' or 'square'. Defaults to 'linear'.
+        schedule (str): A key of ``SCHEDULES``. Defaults to 'linear'.
 
     Returns:
         list[int]: ``layers`` numbers, each at most half of the tokens of its layer.
@@ -81,11 +87,10 @@ def merge_schedule(
             f'halve at most to {-(-length // 2**layers)}; keep more tokens or use more '
             'layers.'
         )
-    wish = {'linear': _linear, 'constant': _constant, 'square': _square}[schedule]
     removed: list[int] = []
     owed = 0
     tokens = length
-    for layer, wanted in enumerate(wish(length - keep, layers)):
+    for layer, wanted in enumerate(SCHEDULES[schedule](length - keep, layers)):
         owed += wanted
         # At least so many that halving in the layers after this one still reaches K.
         least = max(tokens - keep * 2 ** (layers - 1 - layer), 0)
