@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Set up .venv if needed and run the tests (under 10 minutes on two cores).
 #
-#   bash tools/run_tests.sh                    all but the two parts below
+#   bash tools/run_tests.sh                    all but the three parts below
 #   bash tools/run_tests.sh -m "not slow"      arguments go to pytest
 #   bash tools/run_tests.sh --downstream       with mmdet and mmseg, installed first
 #   bash tools/run_tests.sh --faults           runs that are killed, full disks ...
+#   bash tools/run_tests.sh --docs             the commands of README and docs/
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 part=()
 case "${1:-}" in
---downstream | --faults)
+--downstream | --faults | --docs)
     part=("tests/${1#--}")
     shift
     ;;

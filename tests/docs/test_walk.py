@@ -1,0 +1,153 @@
+"""Runs what README and docs/ tell a reader to run, after a short quickstart.
+
+The commands run in their order in a folder that looks like the repository's root.
+Trainings and benchmarks are shortened by further flags; what is not run has a reason.
+``MERGEVQ_QUICKSTART`` names the folder of a quickstart that is there already.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from doc_commands import PAGES, REPO, Command, commands
+from mmengine.runner import find_latest_checkpoint
+from PIL import Image
+
+# Commands that are not run here, by a pattern, and why. The first that fits counts.
+NOT_RUN = {
+    r'get_flops': None,  # runs, whatever it is asked about
+    r'imagenet|in1k|configs/merge(vq|ar)_|/mergevq_(g|g\+r|r)/': 'needs ImageNet',
+    r'/path/on/the': 'needs a file system of the reader',
+    r'THEIRS|GPT|BACK\.ckpt': "needs the authors' checkpoints",
+    r'--push': 'needs an account',
+    r'features/(train|val)\.npz': 'reads files of a command that needs ImageNet',
+    r'downstream|ade20k|mmcv|ninja': 'tests/downstream does it',
+    r'quickstart\.sh|run_tests\.sh|setup_env\.sh': 'started this',
+    r'pip |apt-get|jupyter|^source|my_folder': "changes the reader's machine",
+    r'-m pytest': 'runs tests',
+    r'mergevq web': 'tests/web does it',
+    r'\$CONFIG|site-packages': "a test of mmpretrain's own tool does it",
+}
+# What a reader is to fill in, by the script that takes it.
+STAGE1 = ('configs/quickstart/mergevq_g+r_mnist5k.py', 'work_dirs/quickstart/last.pth')
+STAGE2 = (
+    'configs/quickstart/mergear_mnist5k.py',
+    'work_dirs/quickstart/raster/last.pth',
+)
+FILL_IN = {
+    'generate.py': STAGE2,
+    'visualize_cache.py': STAGE2,
+}
+WORDS = {
+    'data/mnist5k/val': 'digits-to-try',
+    'PHOTO.jpg': 'cat.jpg',
+    'FOLDER': 'published/walk',
+    '--resume': '',
+}
+# Flags that make a command short, by a pattern.
+SHORTER = {
+    r'train\.py .*mergevq_folder': '--cfg-options train_cfg.max_iters=4 '
+    'train_dataloader.batch_size=2',
+    r'train\.py .*mergevq_photographs': '--cfg-options train_cfg.max_epochs=3 '
+    'train_dataloader.batch_size=2 train_dataloader.dataset.indices=[0,9,99,999]',
+    r'linear-30e': '--cfg-options train_cfg.max_epochs=2',
+    r'miniature\.py': '--short --data digits --methods G+R --seeds 0',
+    r'benchmarks/generation\.py': '--batch 1 2 --repeats 1',
+    r'tradeoff\.py': '--repeats 1 --time-batch 2',
+    r'compile_precision\.py': '--repeats 1 --batch-size 2 --options bf16',
+}
+
+
+def reason(command: Command) -> str | None:
+    """Why a command is not run."""
+    text = ' '.join(command.words)
+    return next((why for key, why in NOT_RUN.items() if re.search(key, text)), None)
+
+
+COMMANDS = [command for page in PAGES for command in commands(page)]
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that a reader has after the quickstart."""
+    root = tmp_path_factory.mktemp('root')
+    quickstart = os.environ.get('MERGEVQ_QUICKSTART')
+    if quickstart is None:
+        quickstart = root / 'quickstart'
+        command = ['tools/quickstart.py', '--short', '--work-dir', str(quickstart)]
+        subprocess.run([sys.executable, *command], cwd=REPO, check=True)
+    for name in ('configs', 'tools'):
+        (root / name).symlink_to(REPO / name)
+    (root / 'docs' / 'images').mkdir(parents=True)
+    (root / 'data').mkdir()
+    for name in ('mnist5k', 'weights'):
+        (root / 'data' / name).symlink_to(REPO / 'data' / name)
+    shutil.copytree(quickstart, root / 'work_dirs' / 'quickstart')
+    digits = sorted((REPO / 'data' / 'mnist5k' / 'val').glob('*/*'))[::100]
+    (root / 'digits-to-try').mkdir()
+    for path in digits:
+        shutil.copy(path, root / 'digits-to-try' / path.name)
+    import skimage
+
+    cat = Path(skimage.__file__).parent / 'data' / 'chelsea.png'
+    (root / 'photographs').mkdir()
+    with Image.open(cat) as image:
+        image.convert('RGB').save(root / 'cat.jpg')
+        image.convert('RGB').save(root / 'photographs' / 'cat.png')
+    return root
+
+
+def to_run(command: Command, root: Path) -> tuple[list[str], dict[str, str]]:
+    """Words and variables of a command, filled in and shortened."""
+    words = list(command.words)
+    script = next((w for w in words if w.endswith('.py')), '')
+    config, checkpoint = FILL_IN.get(Path(script).name, STAGE1)
+    fill = {'CONFIG': config, 'CHECKPOINT': checkpoint, **WORDS}
+    words = [fill.get(word, word).replace('FOLDER', 'published/walk') for word in words]
+    for key, flags in SHORTER.items():
+        if re.search(key, ' '.join(words)):
+            words += flags.split()
+    if words[0] == 'mergevq':
+        words = [sys.executable, '-m', 'mergevq_mm', *words[1:]]
+    elif words[0] in ('python', '.venv/bin/python'):
+        words[0] = sys.executable
+    for word in words:  # a shorter training ends with another number
+        path = root / word
+        if path.suffix == '.pth' and path.parent.is_dir() and not path.exists():
+            path.symlink_to(find_latest_checkpoint(str(path.parent)))
+    variables = {'FOLDER': str(root / 'photographs')}
+    environment = {k: variables.get(v, v) for k, v in command.environment.items()}
+    return [word for word in words if word], environment
+
+
+def state(root: Path) -> dict[Path, int]:
+    """When each file was written last."""
+    return {path: path.stat().st_mtime_ns for path in root.rglob('*')}
+
+
+@pytest.mark.parametrize('command', COMMANDS, ids=str)
+def test_command(command: Command, root: Path) -> None:
+    if why := reason(command):
+        pytest.skip(why)
+    words, environment = to_run(command, root)
+    before = state(root)
+    done = subprocess.run(
+        words,
+        cwd=root,
+        env={**os.environ, 'PYTHONPATH': str(REPO), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (
+        f'{words}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}'
+    )
+    if {'--out', '--png'} & set(words):
+        assert state(root) != before, 'it has written nothing'
+    else:
+        assert done.stdout.strip(), 'it has said nothing'
