@@ -1,7 +1,7 @@
 # The quickstart: a small MergeVQ (G+R) on 5,000 MNIST digits, all losses on.
 #
 # Data      data/mnist5k, written by tools/dataset_converters/mnist5k.py
-# Hardware  two CPU cores, 10 minutes of training
+# Hardware  two CPU cores, 6 to 10 minutes of training
 # Run by us yes, by `bash tools/quickstart.sh`; the numbers stand in the README
 _base_ = [
     '../_base_/models/mergevq_g+r_d64.py',
