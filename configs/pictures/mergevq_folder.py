@@ -3,9 +3,11 @@
 #
 #   MERGEVQ_FOLDER=FOLDER python tools/train.py configs/pictures/mergevq_folder.py
 #
+# MERGEVQ_STEPS, 1500 where it is not set, is the length of the training.
+#
 # Data      FOLDER holds image files, in sub-folders or not; classes play no part
 # Hardware  two CPU cores
-# Run by us the first 30 steps only (and by the tests)
+# Run by us on twelve photographs: ten minutes on one core (README)
 _base_ = ['mergevq_photographs.py']
 
 folder = '{{$MERGEVQ_FOLDER:data/my_folder}}'
@@ -32,7 +34,7 @@ train_dataloader = dict(
         pipeline=[_base_.load, views, _base_.pack],
     ),
 )
-steps = 1500
+steps = int('{{$MERGEVQ_STEPS:1500}}')
 train_cfg = dict(_delete_=True, by_epoch=False, max_iters=steps)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=100),
