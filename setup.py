@@ -39,6 +39,7 @@ HUB = ['huggingface-hub']
 WEB = ['gradio>=5,<5.13']
 TESTS = ['hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff']
 TESTS += ['scikit-image', 'vector-quantize-pytorch']
+TESTS += ['ipykernel', 'nbclient', 'nbformat']  # the notebook of docs/
 
 
 # What OpenMMLab's tools, and get_model, look for under mergevq_mm/.mim.
