@@ -56,7 +56,7 @@ SHORTER = {
     'train_dataloader.batch_size=2',
     r'train\.py .*mergevq_photographs': '--cfg-options train_cfg.max_epochs=3 '
     'train_dataloader.batch_size=2 train_dataloader.dataset.indices=[0,9,99,999]',
-    r'linear-30e': '--cfg-options train_cfg.max_epochs=2',
+    r'linear-30e|coslr-10e': '--cfg-options train_cfg.max_epochs=2',
     r'miniature\.py': '--short --data digits --methods G+R --seeds 0',
     r'benchmarks/generation\.py': '--batch 1 2 --repeats 1',
     r'tradeoff\.py': '--repeats 1 --time-batch 2',
