@@ -252,7 +252,7 @@ def test_position_embedding_is_interpolated_for_other_sizes() -> None:
     table = encoder.pos_embed.view(1, 4, 4, 16).permute(0, 3, 1, 2)
     resized = F.interpolate(table, (4, 8), mode='bicubic', align_corners=False)
     tokens = encoder.stem(x)[-1] + resized
-    found = encoder._embed(x)[1]
+    found = encoder.embed(x).tokens
     torch.testing.assert_close(found[:, 1:], tokens.flatten(2).transpose(1, 2))
 
 

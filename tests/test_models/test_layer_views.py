@@ -15,6 +15,7 @@ from mergevq_mm.models.backbones.layer_views import (
     class_attention,
     merged_layers,
 )
+from mergevq_mm.models.utils.group_map import unmerged
 from mergevq_mm.models.utils.merge_schedule import merge_schedule
 
 ARCH = dict(stem='patch', embed_dims=16, patch_size=4, num_layers=3, num_heads=2)
@@ -88,7 +89,8 @@ def test_class_attention_explains_the_output(
     found = class_attention(encoder, images, keep, layer)
     assert found.shape == (2, 2, 16)
 
-    _, x, size, group, grid = encoder._embed(images)
+    x, grid = encoder.embed(images)
+    size, group = None, unmerged(x)
     plan = encoder._plan(grid, keep)
     wanted = layer % 3
     for block, r in zip(encoder.layers[:wanted], plan):

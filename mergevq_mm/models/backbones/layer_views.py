@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..utils.group_map import in_raster_order, unmerged
 from ..utils.structures import MergedTokens
 from .mergevq_encoder import MergeVQEncoder
 
@@ -37,11 +38,12 @@ def merged_layers(
     Raises:
         ValueError: If the stride does not divide the image, or K cannot be reached.
     """
-    _, x, size, group, grid = encoder._embed(images)
+    x, grid = encoder.embed(images)
+    size, group = None, unmerged(x)
     plan = encoder._plan(grid, keep, removed)
     for block, r in zip(encoder.layers, plan, strict=True):
         x, size, group = block(x, size, group, r)
-        yield encoder._merged(x, size, group, grid)
+        yield in_raster_order(x, size, group, grid)
 
 
 def class_attention(
@@ -73,7 +75,8 @@ def class_attention(
             f'layer={layer} is no block of this encoder; give one from '
             f'{-encoder.num_layers} to {encoder.num_layers - 1}.'
         )
-    _, x, size, group, grid = encoder._embed(images)
+    x, grid = encoder.embed(images)
+    size, group = None, unmerged(x)
     plan = encoder._plan(grid, keep)
     wanted = layer % encoder.num_layers
     for block, r in zip(encoder.layers[:wanted], plan[:wanted], strict=True):

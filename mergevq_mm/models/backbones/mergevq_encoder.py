@@ -13,7 +13,7 @@ from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.pretrained import init_pretrained
 
 from ..utils.attention import MergingBlock, init_transformer
-from ..utils.group_map import group_sizes, raster_order, recover_tokens
+from ..utils.group_map import in_raster_order, recover_tokens, unmerged
 from ..utils.merge_schedule import (
     SCHEDULES,
     check_removed,
@@ -185,8 +185,8 @@ class MergeVQEncoder(BaseBackbone):
         Raises:
             ValueError: If the stride does not divide the image.
         """
-        _, tokens, _, _, grid = self._embed(x)
-        return EmbeddedImage(tokens, grid)
+        _, embedded = self._embed(x)
+        return embedded
 
     def encode_embedded(
         self,
@@ -208,10 +208,10 @@ class MergeVQEncoder(BaseBackbone):
             ValueError: If K cannot be reached.
         """
         x, grid = embedded
-        size, group = None, self._positions(x)
+        size, group = None, unmerged(x)
         for layer, r in zip(self.layers, self._plan(grid, keep, removed), strict=True):
             x, size, group = layer(x, size, group, r)
-        return self._merged(x, size, group, grid)
+        return in_raster_order(x, size, group, grid)
 
     def encode_class(
         self,
@@ -235,25 +235,11 @@ class MergeVQEncoder(BaseBackbone):
         Raises:
             ValueError: As :meth:`encode`.
         """
-        _, x, size, _, grid = self._embed(x)
-        plan = self._plan(grid, keep, removed)
+        x, grid = self.embed(x)
+        size, plan = None, self._plan(grid, keep, removed)
         for layer, r in zip(self.layers[:-1], plan[:-1], strict=True):
             x, size, _ = layer(x, size, None, r)
         return self.layers[-1].class_token(x, size)
-
-    @staticmethod
-    def _merged(
-        x: Tensor, size: Tensor | None, group: Tensor, grid: tuple[int, int]
-    ) -> MergedTokens:
-        """What the blocks left, in raster order and without the class token."""
-        cls, tokens = x[:, 0], x[:, 1:]
-        group = group - 1  # positions were counted with the class token
-        if size is not None:
-            group, old = raster_order(group, tokens.shape[1])
-            tokens = recover_tokens(tokens, old)
-        return MergedTokens(
-            cls, tokens, group, group_sizes(group, tokens.shape[1]), grid
-        )
 
     # ------------------------------------------------------------------- backbone
 
@@ -284,7 +270,8 @@ class MergeVQEncoder(BaseBackbone):
         if mode != 'features':
             encode = self.encode if mode == 'encode' else self.encode_class
             return encode(x, keep, removed)
-        maps, x, size, group, grid = self._embed(x)
+        maps, (x, grid) = self._embed(x)
+        size, group = None, unmerged(x)
         outs = [maps[i] for i in self.out_stages]
         plan = self._plan(grid, self.keep if keep is None else keep, removed)
         for i, (layer, r) in enumerate(zip(self.layers, plan, strict=True)):
@@ -293,8 +280,8 @@ class MergeVQEncoder(BaseBackbone):
                 outs.append(self._format(x, group, grid))
         return tuple(outs)
 
-    def _embed(self, x: Tensor) -> tuple:
-        """Image to stage maps, tokens B×(1+L)×D, sizes, source map B×L, and grid."""
+    def _embed(self, x: Tensor) -> tuple[list[Tensor], EmbeddedImage]:
+        """Image to the maps of the stem's stages and the tokens of the last one."""
         grid = self.grid_of(*x.shape[-2:])
         maps = self.stem(x)
         tokens = maps[-1].flatten(2).transpose(1, 2)  # B×D×h×w -> B×L×D
@@ -302,14 +289,7 @@ class MergeVQEncoder(BaseBackbone):
             tokens = tokens + resize_positions(self.pos_embed, self.grid, grid)
         cls = self.cls_token.expand(len(tokens), -1, -1)
         tokens = torch.cat([cls, tokens], dim=1)
-        return maps, tokens, None, self._positions(tokens), grid
-
-    @staticmethod
-    def _positions(tokens: Tensor) -> Tensor:
-        """The source map B×L of tokens B×(1+L)×D of which none has merged."""
-        batch, number, _ = tokens.shape
-        # Positions count the class token, which stays at 0.
-        return torch.arange(1, number, device=tokens.device).expand(batch, -1)
+        return maps, EmbeddedImage(tokens, grid)
 
     def _plan(
         self,

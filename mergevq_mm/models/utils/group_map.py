@@ -12,6 +12,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from .precision import no_autocast
+from .structures import MergedTokens
 
 
 def recover_tokens(tokens: Tensor, group: Tensor) -> Tensor:
@@ -123,6 +124,41 @@ def group_sizes(group: Tensor, keep: int) -> Tensor:
     """Number of positions of each group, B×K int64."""
     zeros = torch.zeros(group.shape[0], keep, dtype=torch.int64, device=group.device)
     return zeros.scatter_add(1, group, torch.ones_like(group))
+
+
+def unmerged(tokens: Tensor) -> Tensor:
+    """Source map of tokens of which none has merged, the class token counted at 0.
+
+    Args:
+        tokens (Tensor): The class token, then one a position, B×(1+L)×D.
+
+    Returns:
+        Tensor: B×L int64, from 1 to L.
+    """
+    batch, number, _ = tokens.shape
+    return torch.arange(1, number, device=tokens.device).expand(batch, -1)
+
+
+def in_raster_order(
+    x: Tensor, size: Tensor | None, group: Tensor, grid: tuple[int, int]
+) -> MergedTokens:
+    """What merging has left, in raster order and without the class token.
+
+    Args:
+        x (Tensor): The class token, then K tokens in any order, B×(1+K)×D.
+        size (Tensor, optional): Positions of each, B×(1+K). None: none has merged.
+        group (Tensor): Token of each position, the class token counted, B×L int64.
+        grid (tuple[int, int]): Rows and columns of the L positions.
+
+    Returns:
+        MergedTokens: Numbered by the first raster position of each.
+    """
+    cls, tokens = x[:, 0], x[:, 1:]
+    group = group - 1  # positions were counted with the class token
+    if size is not None:
+        group, old = raster_order(group, tokens.shape[1])
+        tokens = recover_tokens(tokens, old)
+    return MergedTokens(cls, tokens, group, group_sizes(group, tokens.shape[1]), grid)
 
 
 def source_matrix(group: Tensor, keep: int) -> Tensor:
