@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mergevq_mm.models.backbones.architectures import ARCHITECTURES
 from mergevq_mm.models.utils.macs import encoder_macs
-from mergevq_mm.models.utils.merge_schedule import merge_schedule
+from mergevq_mm.models.utils.merge_schedule import SCHEDULES, merge_schedule
 from mergevq_mm.utils.config import load_config
 from mergevq_mm.utils.flops import count_macs, model_costs, tokenizer_costs
 
@@ -141,11 +141,21 @@ def test_the_tool(
     assert [row['macs'] for row in rows[5:]] == [cost.macs for cost in direct]
 
 
+def test_an_added_schedule(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCHEDULES, 'evenly', SCHEDULES['constant'])
+    known, added = (
+        tool.report(tool.parse_args(['mergevq_r', '--keep', '36', '--schedule', name]))
+        for name in ('constant', 'evenly')
+    )
+    assert added == known
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (['mergevq_r', '--shape', '100'], '100x100 is not divisible by the stride 16'),
         (['mergevq_r', '--keep', '300'], r'keep=300 lies outside \[1, 256\]'),
+        (['mergevq_r', '--schedule', 'cubic'], "schedule='cubic' is not known"),
         (['mergear_b_g', '--keep', '7'], 'keep=7 is not known to this generator'),
         (['mergear_b_g', '--shape', '128'], 'is of no use for a generator'),
         (['nothing'], 'model="nothing" is not known'),

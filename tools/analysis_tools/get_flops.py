@@ -43,8 +43,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--schedule',
-        choices=('linear', 'constant', 'square'),
-        help="of merging (default: the config's)",
+        help="of merging: linear, constant, square or one that the config's imports "
+        "add (default: the config's)",
     )
     parser.add_argument('--json', type=Path, help='also write the numbers to this file')
     args = parser.parse_args(argv)
