@@ -11,6 +11,8 @@ model = dict(
             patch_size=4,
             num_layers=6,
             num_heads=4,
+            # As in the narrow stem of G+R; one group a channel would hide colours.
+            norm_groups=4,
         ),
     ),
     head=dict(source=dict(loss_weight=1.0)),

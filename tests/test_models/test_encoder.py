@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import golden
 import numpy as np
 import pytest
@@ -293,6 +295,34 @@ def test_heads_must_divide_the_width() -> None:
         MergeVQEncoder({**PATCH, 'num_heads': 3}, img_size=16)
 
 
+@pytest.mark.parametrize('arch', [HYBRID, PATCH])
+def test_sine_positions_by_hand(arch: dict) -> None:
+    size = (8, 24)
+    encoder = MergeVQEncoder(arch, img_size=size, pos_embed='sincos')
+    rows, columns = encoder.grid
+    dims = encoder.embed_dims
+    assert rows != columns and encoder.pos_embed.requires_grad
+    for row in range(rows):
+        for column in range(columns):
+            expected = [
+                wave(place / 10000 ** (4 * i / dims))
+                for place in (row, column)
+                for wave in (math.sin, math.cos)
+                for i in range(dims // 4)
+            ]
+            found = encoder.pos_embed[0, row * columns + column]
+            torch.testing.assert_close(found, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(('groups', 'hidden'), [(None, True), (4, False)])
+def test_one_group_a_channel_hides_brightness(groups: int | None, hidden: bool) -> None:
+    arch = PATCH if groups is None else {**PATCH, 'norm_groups': groups}
+    encoder, x = build(arch), torch.rand(2, 3, 16, 16)
+    shift = torch.tensor([0.3, -0.2, 0.1]).reshape(1, 3, 1, 1)
+    dark, bright = encoder.encode(x).tokens, encoder.encode(x + shift).tokens
+    assert torch.allclose(dark, bright, atol=1e-4) == hidden
+
+
 # --------------------------------------------------------------------- bad inputs
 
 
@@ -303,7 +333,13 @@ def test_heads_must_divide_the_width() -> None:
         ({'arch': {**PATCH, 'stem': 'swin'}}, "stem='swin' .* hybrid, patch"),
         ({'arch': {'num_layers': 2}}, 'stem=None'),
         ({'arch': {**PATCH, 'depth': 2}}, r"unknown \['depth'\]"),
+        ({'arch': {**PATCH, 'num_res_blocks': 1}}, r"unknown \['num_res_blocks'\]"),
         ({'arch': {k: v for k, v in PATCH.items() if k != 'num_heads'}}, 'num_heads'),
+        ({'pos_embed': 'cosine'}, "pos_embed='cosine' .* True, False, sincos"),
+        (
+            {'pos_embed': 'sincos', 'arch': {**PATCH, 'embed_dims': 6, 'num_heads': 2}},
+            "pos_embed='sincos' needs a width that 4 divides, not 6",
+        ),
         ({'out_type': 'map'}, "out_type='map' .* cls_token, featmap"),
         ({'schedule': 'cosine'}, "schedule='cosine'"),
         ({'out_indices': 3}, r'out_indices=\[3\] names block 3'),

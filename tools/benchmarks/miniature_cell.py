@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from miniature_setting import CONFIG_OF, Cell, Setting, cell_config, image_set
+from miniature_setting import (
+    CONFIG_OF,
+    UNTRAINED,
+    Cell,
+    Setting,
+    cell_config,
+    image_set,
+)
 from mmengine.config import Config
 from torch import Tensor, nn
 
@@ -187,16 +194,17 @@ def run_cell(cell: Cell, setting: Setting) -> dict[str, Any]:
     result: dict[str, Any] = {'cell': vars(cell)}
     cfg = cell_config(cell, setting)
     preprocessor = MODELS.build(cfg.data_preprocessor)
-    if CONFIG_OF[cell.method] is not None:
+    if cell.method in UNTRAINED:
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        features = encoder_features(model.eval())
+    elif CONFIG_OF[cell.method] is not None:
         model, result['seconds'] = train(cfg)
         result['cost'] = encoder_cost(model)
         if hasattr(model, 'test_keep'):
             result['keep'] = model.keep_sampler.target
             result['reconstruction'] = reconstruction(model, cell, setting)
         features = encoder_features(model)
-    elif cell.method == 'random':
-        backbone = MODELS.build(cfg.model.backbone).eval()
-        features = encoder_features(nn.ModuleDict({'backbone': backbone}))
     elif cell.method == 'pixels':
         channels = slice(0, 1 if cell.data == 'digits' else 3)  # digits are grey
         features = lambda images: images[:, channels].flatten(1)  # noqa: E731

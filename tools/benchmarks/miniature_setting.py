@@ -13,14 +13,14 @@ import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs' / 'miniature'
 
-# Name in the table -> config. None: nothing is trained.
+# Name in the table -> config. None: no network.
 METHODS = {
     'G': 'mergevq_g',
     'G+R': 'mergevq_g+r',
     'R': 'mergevq_r',
     'VQ': 'vq',
     'MAE': 'mae',
-    'random': None,
+    'random': 'mergevq_g+r',
     'pixels': None,
     'colour': None,
 }
@@ -30,8 +30,16 @@ ABLATIONS = {
     'G+R, K=9': 'mergevq_g+r_k9',
     'G+R, K=16': 'mergevq_g+r_k16',
     'G+R, K=64': 'mergevq_g+r_k64',
+    'G+R, small weights': 'mergevq_g+r_small_weights',
+    'R, random': 'mergevq_r',
+    'R, channel norm': 'mergevq_r_channel_norm',
+    'R, small weights': 'mergevq_r_small_weights',
+    'R, sine positions': 'mergevq_r_sincos',
+    'MAE, random': 'mae',
     'MAE, 4x': 'mae_long',
 }
+# Methods whose network is measured as its training would start.
+UNTRAINED = frozenset({'random', 'R, random', 'MAE, random'})
 CONFIG_OF = {**METHODS, **ABLATIONS}
 DATA = ('digits', 'photographs')
 NEIGHBOURS = (10, 20, 100, 200)
@@ -93,7 +101,7 @@ def cell_config(cell: Cell, setting: Setting) -> Config:
     """The config of a cell's method on its data, with its seed.
 
     Args:
-        cell (Cell): A method that is trained, or 'random', which takes that of G+R.
+        cell (Cell): What to run. Methods without a network take that of G+R.
         setting (Setting): Where the data lie.
 
     Returns:

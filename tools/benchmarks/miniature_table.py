@@ -124,6 +124,9 @@ CHAINS = {
     'G+R probes better than pixels': ('probe (%)', ('G+R', 'pixels')),
     'G+R probes better than the plain VQ tokenizer': ('probe (%)', ('G+R', 'VQ')),
     'G+R probes better than MAE': ('probe (%)', ('G+R', 'MAE')),
+    'R probes better than MAE': ('probe (%)', ('R', 'MAE')),
+    'R probes better than its random encoder': ('probe (%)', ('R', 'R, random')),
+    'MAE probes better than its random encoder': ('probe (%)', ('MAE', 'MAE, random')),
 }
 
 

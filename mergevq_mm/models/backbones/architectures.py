@@ -39,12 +39,13 @@ def read_architecture(arch: str | dict) -> dict:
         one_of('arch', arch, ARCHITECTURES)
         return ARCHITECTURES[arch]
     one_of("arch's stem", arch.get('stem'), ('hybrid', 'patch'))
-    needed = {'stem', 'num_layers', 'num_heads'} | (
-        {'base_channels', 'channel_mult'}
-        if arch['stem'] == 'hybrid'
-        else {'embed_dims', 'patch_size'}
-    )
-    unknown = set(arch) - needed - {'num_res_blocks', 'norm_groups'}
+    needed, optional = {'stem', 'num_layers', 'num_heads'}, {'norm_groups'}
+    if arch['stem'] == 'hybrid':
+        needed |= {'base_channels', 'channel_mult'}
+        optional |= {'num_res_blocks'}
+    else:
+        needed |= {'embed_dims', 'patch_size'}
+    unknown = set(arch) - needed - optional
     if needed - set(arch) or unknown:
         raise ValueError(
             f'arch={dict(arch)} needs the keys {sorted(needed)}; missing '
@@ -53,11 +54,12 @@ def read_architecture(arch: str | dict) -> dict:
     return dict(arch)
 
 
-def one_of(name: str, value: object, known: Sequence[str] | dict) -> None:
+def one_of(name: str, value: object, known: Sequence | dict) -> None:
     """Refuse a value that is not among the known ones."""
     if value not in known:
         raise ValueError(
-            f'{name}={value!r} is not known; choose one of {", ".join(known)}.'
+            f'{name}={value!r} is not known; choose one of '
+            f'{", ".join(map(str, known))}.'
         )
 
 

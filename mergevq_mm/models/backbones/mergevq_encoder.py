@@ -28,7 +28,7 @@ from .architectures import (
     read_architecture,
     read_indices,
 )
-from .positions import fit_loaded_positions, resize_positions
+from .positions import fit_loaded_positions, resize_positions, sincos_positions
 from .stems import HybridStem, PatchStem
 
 
@@ -47,13 +47,14 @@ class MergeVQEncoder(BaseBackbone):
         arch (str | dict): 'g-d32', 'g-d64', 'g+r-d32', 'g+r-d64', 'g+r-d96', 'r-base',
             or a dict with the keys ``stem`` ('hybrid' or 'patch'), ``num_layers``,
             ``num_heads`` and, for 'hybrid', ``base_channels``, ``channel_mult``,
-            ``num_res_blocks`` and ``norm_groups``; for 'patch', ``embed_dims`` and
-            ``patch_size``. Defaults to 'g+r-d64'.
+            ``num_res_blocks``; for 'patch', ``embed_dims`` and ``patch_size``; for
+            either ``norm_groups`` of the stem. Defaults to 'g+r-d64'.
         img_size (int | tuple): Image size that the position embedding is made for; any
             other size that the stride divides works too. Defaults to 256.
         in_channels (int): Channels of the image. Defaults to 3.
-        pos_embed (bool, optional): Whether to add a learned position embedding.
-            Defaults to None: for 'patch' yes, for 'hybrid' no.
+        pos_embed (bool | str, optional): Whether to add a learned position embedding;
+            'sincos' starts it from sines and cosines, as MAE does, True from noise.
+            Defaults to None: for 'patch' True, for 'hybrid' False.
         schedule (str): How the merged tokens spread over the layers, 'linear',
             'constant' or 'square'. Defaults to 'linear'.
         keep (int | float, optional): Tokens to keep, or their share, where this is used
@@ -84,7 +85,7 @@ class MergeVQEncoder(BaseBackbone):
         arch: str | dict = 'g+r-d64',
         img_size: int | tuple[int, int] = 256,
         in_channels: int = 3,
-        pos_embed: bool | None = None,
+        pos_embed: bool | str | None = None,
         schedule: str = 'linear',
         keep: int | float | None = None,
         out_type: str = 'cls_token',
@@ -108,7 +109,12 @@ class MergeVQEncoder(BaseBackbone):
                 arch.get('norm_groups', 32),
             )
         else:
-            self.stem = PatchStem(in_channels, arch['embed_dims'], arch['patch_size'])
+            self.stem = PatchStem(
+                in_channels,
+                arch['embed_dims'],
+                arch['patch_size'],
+                arch.get('norm_groups'),
+            )
         self.embed_dims = self.stem.out_channels
         self.stride = self.stem.stride
         self.num_layers = arch['num_layers']
@@ -123,7 +129,10 @@ class MergeVQEncoder(BaseBackbone):
         self.grid = self.grid_of(*self.img_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         self.pos_embed: nn.Parameter | None = None
-        if arch['stem'] == 'patch' if pos_embed is None else pos_embed:
+        if pos_embed is None:
+            pos_embed = arch['stem'] == 'patch'
+        one_of('pos_embed', pos_embed, (True, False, 'sincos'))
+        if pos_embed:
             length = self.grid[0] * self.grid[1]
             self.pos_embed = nn.Parameter(torch.zeros(1, length, self.embed_dims))
             # Stands in checkpoints: 4x4 and 2x8 positions are equally many.
@@ -145,7 +154,7 @@ class MergeVQEncoder(BaseBackbone):
             )
         self.frozen_stages = frozen_stages
         self._freeze_stages()
-        self._init_parameters()
+        self._init_parameters(sincos=pos_embed == 'sincos')
         self._register_load_state_dict_pre_hook(self._fit_loaded_positions)
 
     # ------------------------------------------------------------------ tokenizer
@@ -332,10 +341,13 @@ class MergeVQEncoder(BaseBackbone):
 
     # -------------------------------------------------------------- configuration
 
-    def _init_parameters(self) -> None:
+    def _init_parameters(self, sincos: bool) -> None:
         init_transformer(self.layers)
         nn.init.normal_(self.cls_token, std=1e-6)
-        if self.pos_embed is not None:
+        if sincos:
+            table = sincos_positions(self.grid, self.embed_dims)
+            self.pos_embed.data.copy_(table)
+        elif self.pos_embed is not None:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def init_weights(self) -> None:

@@ -1,4 +1,4 @@
-"""The learned position embedding on grids that it was not made for."""
+"""The learned position embedding: its start, and grids that it was not made for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,35 @@ import math
 from typing import Any
 
 import torch
-from mmpretrain.models.utils import resize_pos_embed
+from mmpretrain.models.utils import (
+    build_2d_sincos_position_embedding,
+    resize_pos_embed,
+)
 from torch import Tensor
+
+
+def sincos_positions(grid: tuple[int, int], dims: int) -> Tensor:
+    """Sines and cosines of row and column, as MAE and MoCo v3 have them.
+
+    Args:
+        grid (tuple[int, int]): Rows and columns.
+        dims (int): Width D.
+
+    Returns:
+        Tensor: 1×L×D in raster order.
+
+    Raises:
+        ValueError: If a quarter of the width is not whole.
+    """
+    if dims % 4:
+        raise ValueError(
+            f"pos_embed='sincos' needs a width that 4 divides, not {dims}: sine and "
+            'cosine of row and column each take a quarter.'
+        )
+    rows, columns = grid
+    # mmpretrain's runs through the heights fastest: named the other way round, it
+    # runs through the columns, as a raster does.
+    return build_2d_sincos_position_embedding((columns, rows), dims)
 
 
 def resize_positions(

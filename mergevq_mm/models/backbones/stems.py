@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..utils.convolution import ResidualBlock
+from ..utils.convolution import ResidualBlock, group_norm
 
 
 class HybridStem(BaseModule):
@@ -63,21 +63,30 @@ class HybridStem(BaseModule):
 
 
 class PatchStem(BaseModule):
-    """One strided convolution, normalised over each channel (R variant).
+    """One strided convolution and a norm (R variant).
 
     Args:
         in_channels (int): Channels of the image.
         embed_dims (int): Width of the tokens, D.
         patch_size (int): Side of a patch in pixels.
+        norm_groups (int, optional): Groups of the norm. Defaults to None, one a channel
+            as in the authors' code, which hides how bright an image is and of what
+            colour: the mean of each channel over the image is taken away.
     """
 
-    def __init__(self, in_channels: int, embed_dims: int, patch_size: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dims: int,
+        patch_size: int,
+        norm_groups: int | None = None,
+    ) -> None:
         super().__init__()
         self.out_channels = embed_dims
         self.stage_channels = (embed_dims,)
         self.stride = patch_size
         self.projection = nn.Conv2d(in_channels, embed_dims, patch_size, patch_size)
-        self.norm = nn.GroupNorm(embed_dims, embed_dims, eps=1e-6)
+        self.norm = group_norm(embed_dims, norm_groups or embed_dims)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """B×3×H×W to one map, B×D×H/f×W/f."""
