@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -337,15 +338,29 @@ def test_digits_config_runs(path: Path, digits: Path, tmp_path: Path) -> None:
     assert len(decay) == (rates if path.parent.name == 'finetune' else 1)
 
 
+OWN_TOOL = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
+MIM = pytest.mark.skipif(
+    importlib.util.find_spec('mim') is None,
+    reason='openmim is not installed; docs/representation.md says how',
+)
+
+
 @pytest.mark.slow
-def test_starts_with_mmpretrains_own_tool(digits: Path, tmp_path: Path) -> None:
-    """``mim train mmpretrain CONFIG`` runs this very script."""
-    tool = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
+@pytest.mark.parametrize(
+    'start',
+    [
+        pytest.param([OWN_TOOL], id='own tool'),
+        pytest.param(['-m', 'mim', 'train', 'mmpretrain'], marks=MIM, id='mim'),
+    ],
+)
+def test_starts_with_mmpretrains_tools(
+    start: list, digits: Path, tmp_path: Path
+) -> None:
     path = CONFIGS / 'linear' / 'mergevq-g+r_cls_1xb100-linear-30e_mnist5k.py'
     write_tokenizer(Config.fromfile(QUICKSTART).model, tmp_path / 'tokenizer.pth')
     loaders = ('train', 'val', 'test')
     command = [
-        *(sys.executable, tool, path, '--work-dir', tmp_path / 'run'),
+        *(sys.executable, *start, path, '--work-dir', tmp_path / 'run'),
         '--cfg-options',
         f'model.backbone.init_cfg.checkpoint={tmp_path / "tokenizer.pth"}',
         'train_cfg.max_epochs=2',

@@ -16,7 +16,7 @@ from mergevq_mm.utils.config import load_config
 COMMANDS = [command for page in PAGES for command in commands(page)]
 PYTHON = ('python', '.venv/bin/python')
 # Programs of others, and what a page asks to have installed.
-OTHERS = ('pip', 'apt-get', 'jupyter', 'ls', 'source')
+OTHERS = ('pip', 'apt-get', 'jupyter', 'ls', 'mim', 'source')
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

@@ -29,7 +29,7 @@ from .architectures import (
     read_indices,
 )
 from .positions import fit_loaded_positions, resize_positions, sincos_positions
-from .stems import HybridStem, PatchStem
+from .stems import build_stem
 
 
 @MODELS.register_module()
@@ -100,21 +100,7 @@ class MergeVQEncoder(BaseBackbone):
         arch = read_architecture(arch)
         one_of('out_type', out_type, self.OUT_TYPES)
         one_of('schedule', schedule, SCHEDULES)
-        if arch['stem'] == 'hybrid':
-            self.stem = HybridStem(
-                in_channels,
-                arch['base_channels'],
-                arch['channel_mult'],
-                arch.get('num_res_blocks', 4),
-                arch.get('norm_groups', 32),
-            )
-        else:
-            self.stem = PatchStem(
-                in_channels,
-                arch['embed_dims'],
-                arch['patch_size'],
-                arch.get('norm_groups'),
-            )
+        self.stem = build_stem(arch, in_channels)
         self.embed_dims = self.stem.out_channels
         self.stride = self.stem.stride
         self.num_layers = arch['num_layers']

@@ -91,3 +91,26 @@ class PatchStem(BaseModule):
     def forward(self, x: Tensor) -> list[Tensor]:
         """B×3×H×W to one map, B×D×H/f×W/f."""
         return [self.norm(self.projection(x))]
+
+
+def build_stem(arch: dict, in_channels: int) -> HybridStem | PatchStem:
+    """The stem of an architecture.
+
+    Args:
+        arch (dict): What ``read_architecture`` returns.
+        in_channels (int): Channels of the image.
+
+    Returns:
+        HybridStem | PatchStem: By the architecture's ``stem``.
+    """
+    if arch['stem'] == 'patch':
+        return PatchStem(
+            in_channels, arch['embed_dims'], arch['patch_size'], arch.get('norm_groups')
+        )
+    return HybridStem(
+        in_channels,
+        arch['base_channels'],
+        arch['channel_mult'],
+        arch.get('num_res_blocks', 4),
+        arch.get('norm_groups', 32),
+    )
