@@ -7,8 +7,8 @@
 _base_ = ['../quickstart/mergevq_g+r_mnist5k.py']
 
 model = dict(
-    # As mmpretrain's MAE starts. The usual N(0, 0.02) is too small for a width of 64:
-    # see mergevq_g+r_small_weights.py.
+    # The blocks start as those of mmpretrain's MAE. The usual N(0, 0.02) is too small
+    # for a width of 64: see mergevq_g+r_small_weights.py.
     backbone=dict(init_cfg=dict(type='Xavier', layer='Linear', distribution='uniform')),
     # The paper's entropy loss; the quickstart's is for the sake of its generator.
     quantizer=dict(batch_entropy_weight=1.0),

@@ -314,6 +314,20 @@ def test_sine_positions_by_hand(arch: dict) -> None:
             torch.testing.assert_close(found, torch.tensor(expected))
 
 
+@pytest.mark.parametrize('arch', [HYBRID, PATCH])
+def test_init_cfg_reaches_the_blocks_alone(arch: dict) -> None:
+    xavier = dict(type='Xavier', layer='Linear', distribution='uniform')
+    encoder = MergeVQEncoder(arch, img_size=16, init_cfg=xavier)
+    stem = {k: v.clone() for k, v in encoder.stem.state_dict().items()}
+    encoder.init_weights()
+    assert all(torch.equal(v, stem[k]) for k, v in encoder.stem.state_dict().items())
+    weights = [m.weight for m in encoder.layers.modules() if isinstance(m, nn.Linear)]
+    assert len(weights) == 4 * 3
+    for weight in weights:
+        bound = math.sqrt(6 / sum(weight.shape))
+        assert 0.9 * bound < weight.abs().max() <= bound
+
+
 @pytest.mark.parametrize(('groups', 'hidden'), [(None, True), (4, False)])
 def test_one_group_a_channel_hides_brightness(groups: int | None, hidden: bool) -> None:
     arch = PATCH if groups is None else {**PATCH, 'norm_groups': groups}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -141,12 +142,29 @@ def test_the_tool(
     assert [row['macs'] for row in rows[5:]] == [cost.macs for cost in direct]
 
 
-def test_an_added_schedule(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SCHEDULES, 'evenly', SCHEDULES['constant'])
-    known, added = (
-        tool.report(tool.parse_args(['mergevq_r', '--keep', '36', '--schedule', name]))
-        for name in ('constant', 'evenly')
+def test_an_added_schedule(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'even_schedule.py').write_text(
+        'from mergevq_mm.models.utils.merge_schedule import SCHEDULES\n'
+        "SCHEDULES['evenly'] = SCHEDULES['constant']\n"
     )
+    config = tmp_path / 'mine.py'
+    config.write_text(
+        f"_base_ = ['{REPO}/configs/mergevq_r.py']\n"
+        "custom_imports = dict(imports=['even_schedule'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        known, added = (
+            tool.report(
+                tool.parse_args([str(config), '--keep', '36', '--schedule', name])
+            )
+            for name in ('constant', 'evenly')
+        )
+    finally:
+        del SCHEDULES['evenly']
+        del sys.modules['even_schedule']
     assert added == known
 
 

@@ -84,3 +84,12 @@ def check_stages(out_stages: Sequence[int], number: int) -> None:
                 f'out_stages={list(out_stages)} names stage {index}; the stem has '
                 f'{number}, 0 to {number - 1}.'
             )
+
+
+def check_frozen(frozen_stages: int, num_layers: int) -> None:
+    """Refuse to freeze blocks that are not there."""
+    if not -1 <= frozen_stages <= num_layers:
+        raise ValueError(
+            f'frozen_stages={frozen_stages} lies outside [-1, {num_layers}]; '
+            '-1 freezes nothing, 0 the stem, n the stem and the first n blocks.'
+        )

@@ -23,6 +23,7 @@ from ..utils.merge_schedule import (
 from ..utils.structures import EmbeddedImage, MergedTokens
 from .architectures import (
     ARCHITECTURES,
+    check_frozen,
     check_stages,
     one_of,
     read_architecture,
@@ -133,11 +134,7 @@ class MergeVQEncoder(BaseBackbone):
             )
             for i in range(self.num_layers)
         )
-        if not -1 <= frozen_stages <= self.num_layers:
-            raise ValueError(
-                f'frozen_stages={frozen_stages} lies outside [-1, {self.num_layers}]; '
-                '-1 freezes nothing, 0 the stem, n the stem and the first n blocks.'
-            )
+        check_frozen(frozen_stages, self.num_layers)
         self.frozen_stages = frozen_stages
         self._freeze_stages()
         self._init_parameters(sincos=pos_embed == 'sincos')
@@ -331,8 +328,7 @@ class MergeVQEncoder(BaseBackbone):
         init_transformer(self.layers)
         nn.init.normal_(self.cls_token, std=1e-6)
         if sincos:
-            table = sincos_positions(self.grid, self.embed_dims)
-            self.pos_embed.data.copy_(table)
+            self.pos_embed.data.copy_(sincos_positions(self.grid, self.embed_dims))
         elif self.pos_embed is not None:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
