@@ -24,11 +24,11 @@ def unwrap(module: nn.Module) -> nn.Module:
 def end_process_group() -> None:
     """Wait for the other ranks and end the default process group, if there is one.
 
-    An interpreter that exits with an open gloo group may abort in the destructors of
-    its threads (``terminate called without an active exception``), and the launcher
+    A thread of gloo that drops its last tensor while the interpreter shuts down aborts
+    the process (``terminate called without an active exception``), and the launcher
     then reports a run as failed whose work was done. Call it when a run has succeeded
-    and the runner is no longer referred to: a data-parallel wrapper that is still alive
-    keeps the group open.
+    and neither runner nor data-parallel wrapper is referred to any longer: each of them
+    keeps those threads alive, even when the group is destroyed.
     """
     if distributed.is_available() and distributed.is_initialized():
         gc.collect()  # wrappers stand in reference cycles

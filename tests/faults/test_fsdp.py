@@ -19,6 +19,7 @@ torch.set_num_threads(1)
 from mmengine.runner import FlexibleRunner
 import tiny_generator, tiny_mergear
 from tiny_mergear import ARCH, CLASSES
+from mergevq_mm.utils.distributed import end_process_group
 
 ranks = int(os.environ.get('WORLD_SIZE', 1))
 sharded = dict(
@@ -57,9 +58,8 @@ runner.train()
 held = sum(p.numel() for p in runner.model.parameters())
 losses = runner.message_hub.get_scalar('train/loss').data[0].tolist()
 print('RESULT', (type(runner.model).__name__, held, losses))
-if ranks > 1:
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+del runner
+end_process_group()
 """
 
 

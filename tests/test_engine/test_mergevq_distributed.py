@@ -16,6 +16,7 @@ from tiny_mergevq import run_cfg, write_images
 from torch import distributed
 
 from mergevq_mm.models import MergeVQ
+from mergevq_mm.utils.distributed import end_process_group
 
 WORLD, EPOCHS, EPOCH_LENGTH = 2, 2, 4
 
@@ -69,7 +70,7 @@ def worker(rank: int, root: str, folder: str) -> None:
         run(root, Path(folder, 'whole'), 'whole')
         run(root, Path(folder, 'parts'), 'first', stop=True)
         run(root, Path(folder, 'parts'), 'second', resume=True)
-    distributed.destroy_process_group()
+    end_process_group()
 
 
 @pytest.mark.slow

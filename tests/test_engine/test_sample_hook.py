@@ -13,6 +13,7 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 
 from mergevq_mm.engine import SampleVisualizationHook
+from mergevq_mm.utils.distributed import end_process_group
 from mergevq_mm.visualization import sample_grid
 
 
@@ -134,7 +135,7 @@ def _show(rank: int, address: str, work_dir: str) -> None:
     hook, runner = SampleVisualizationHook(num_images=5), make_runner(Path(work_dir))
     hook.after_test_iter(runner, 0, outputs=numbered(rank, rank + 2, rank + 4))
     hook.after_test_epoch(runner)
-    torch.distributed.destroy_process_group()
+    end_process_group()
 
 
 def test_small_images_are_doubled() -> None:

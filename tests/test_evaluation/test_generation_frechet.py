@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mergevq_mm.evaluation import GenerationFrechet, GenerationStatistics
 from mergevq_mm.registry import DATASETS, MODELS
+from mergevq_mm.utils.distributed import end_process_group
 
 EXTRACTOR = dict(
     type='mergevq_mm.BackboneFeatures',
@@ -187,7 +188,7 @@ def _rank(rank: int, folder: str, whole: dict) -> None:
         found = evaluate_alone(made, _Noise(), batch_size)
         assert found.pop('batches') == {4: 2, 5: 1}[batch_size]
         assert found == pytest.approx(whole, rel=1e-6)
-    distributed.destroy_process_group()
+    end_process_group()
 
 
 def test_diagnostics() -> None:

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mergevq_mm.models import LFQ, MergeVQ
 from mergevq_mm.models.utils.finite import guarded_update
 from mergevq_mm.registry import MODELS
+from mergevq_mm.utils.distributed import end_process_group
 
 WORLD = 2
 ITERATION = 7
@@ -240,7 +241,7 @@ def worker(rank: int, folder: str) -> None:
         timeout=timedelta(seconds=120),
     )
     torch.save(everything(rank), f'{folder}/{rank}.pt')
-    distributed.destroy_process_group()
+    end_process_group()
 
 
 @pytest.fixture(scope='module')

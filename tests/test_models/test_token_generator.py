@@ -22,6 +22,7 @@ from mergevq_mm.models.generators import (
 )
 from mergevq_mm.models.generators.sampling import sample_seeds
 from mergevq_mm.models.utils.keep_sampling import KeepSampler
+from mergevq_mm.utils.distributed import end_process_group
 
 
 def grey_batch(number: int = 4, listed: bool = False) -> dict:
@@ -154,7 +155,7 @@ def worker(rank: int, folder: str) -> None:
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
     torch.save(steps(rank), f'{folder}/{rank}.pt')
-    distributed.destroy_process_group()
+    end_process_group()
 
 
 @pytest.mark.slow
