@@ -35,6 +35,7 @@ ABLATIONS = {
     'R, channel norm': 'mergevq_r_channel_norm',
     'R, small weights': 'mergevq_r_small_weights',
     'R, sine positions': 'mergevq_r_sincos',
+    'R, convolutions': 'mergevq_r_convolutions',
     'MAE, random': 'mae',
     'MAE, 4x': 'mae_long',
 }
