@@ -11,10 +11,11 @@ import contextlib
 import hashlib
 import logging
 import os
+import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 from urllib.parse import urlparse
@@ -180,14 +181,19 @@ def _is_torch_file(path: Path) -> bool:
         return file.read(1) == b'\x80'
 
 
-def _harmless_globals() -> contextlib.AbstractContextManager:
-    """Allow numpy arrays and ``argparse.Namespace``, common in published weights.
+@contextlib.contextmanager
+def _harmless_globals() -> Iterator[None]:
+    """Allow numpy arrays, ``argparse.Namespace`` and mmengine's ``HistoryBuffer``.
 
-    Neither can call anything. mmengine's ``HistoryBuffer`` stays out: its pickle
-    needs ``builtins.getattr``, with which a file could reach everything.
+    The first two are common in published weights, the last one stands in whatever a
+    stock runner of mmengine saves. None of them can call anything: ``getattr``, with
+    which a file could reach everything, is answered by :func:`_history_method`.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
-        return contextlib.nullcontext()  # has no list of renamed globals
+        yield  # has no list of renamed globals
+        return
+    from mmengine.logging import HistoryBuffer  # heavy, and this room is light
+
     dtypes = [np.dtype(code).__class__ for code in '?bhilqBHILQefdU']
     allowed = [np.ndarray, np.dtype, argparse.Namespace, *dict.fromkeys(dtypes)]
     for value in (np.empty(0), np.float64(0)):
@@ -195,7 +201,25 @@ def _harmless_globals() -> contextlib.AbstractContextManager:
         for package in ('core', '_core'):  # numpy 1 and 2 name its module otherwise
             name = f'numpy.{package}.multiarray.{function.__name__}'
             allowed.append((function, name))
-    return torch.serialization.safe_globals(allowed)
+    allowed += [HistoryBuffer, (_history_method, 'builtins.getattr')]
+    # A buffer registers methods for all buffers, read from a file as well: not to stay.
+    registry = HistoryBuffer()._statistics_methods
+    methods = dict(registry)
+    try:
+        with torch.serialization.safe_globals(allowed):
+            yield
+    finally:
+        registry.clear()
+        registry.update(methods)
+
+
+def _history_method(owner: Any, name: str) -> Callable:
+    """Stand for ``getattr`` in a file: it finds the statistics of a buffer alone."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return HistoryBuffer.__dict__[name]
+    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r} and {name!r}')
 
 
 def load_from_local(filename: str, map_location: MapLocation = None) -> dict:

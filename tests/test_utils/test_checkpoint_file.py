@@ -12,6 +12,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
 from mergevq_mm.utils import checkpoint_file as ckpt
 
@@ -98,6 +99,55 @@ def test_code_is_refused_unless_trusted(tmp_path, monkeypatch):
     monkeypatch.setenv(ckpt.TRUST_VARIABLE, '1')
     ckpt.load_from_local(str(path))
     assert marker.exists()
+
+
+def test_checkpoint_of_a_stock_runner(tmp_path):
+    """Its message hub holds mmengine's buffers and numpy's numbers."""
+    buffer = HistoryBuffer([1.0, 3.0, 8.0], [1, 1, 2])
+    hub = dict(log_scalars={'train/loss': buffer}, runtime_info=dict(lr=np.float64(2)))
+    path = tmp_path / 'a.pth'
+    torch.save(dict(state_dict=dict(w=torch.ones(1)), message_hub=hub), path)
+    found = ckpt.load_checkpoint_file(path)['message_hub']
+    read = found['log_scalars']['train/loss']
+    assert type(read) is HistoryBuffer and found['runtime_info'] == {'lr': 2.0}
+    for how in ('mean', 'min', 'max', 'current'):
+        assert read.statistics(how) == buffer.statistics(how)
+
+
+class Getattr:
+    """A pickle that looks up an attribute."""
+
+    def __init__(self, owner, name):
+        self.call = (getattr, (owner, name))
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name'),
+    [(torch.Tensor, '__init__'), (HistoryBuffer, '__class__'), ('', 'format')],
+)
+def test_attributes_are_not_looked_up(tmp_path, owner, name):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(x=Getattr(owner, name)), path)
+    with pytest.raises(ValueError, match=r'holds pickled objects .builtins\.getattr.'):
+        ckpt.load_checkpoint_file(path)
+
+
+def test_a_file_registers_no_statistics(tmp_path, monkeypatch):
+    registry = HistoryBuffer([1.0], [1])._statistics_methods
+    buffer, before = HistoryBuffer([1.0], [1]), dict(registry)
+    buffer.__dict__['statistics_methods'] = {'mean': torch.Size}
+    path = tmp_path / 'a.pth'
+    with monkeypatch.context() as patch:
+        patch.setattr(HistoryBuffer, '__getstate__', lambda self: self.__dict__)
+        torch.save(dict(x=buffer), path)
+    torch.load(path, weights_only=False)
+    assert registry['mean'] is torch.Size  # or there would be nothing to test
+    registry.update(before)
+    ckpt.load_checkpoint_file(path)
+    assert registry == before
 
 
 def test_raw_pickle_is_not_executed(tmp_path):
