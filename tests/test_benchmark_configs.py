@@ -338,7 +338,7 @@ def test_digits_config_runs(path: Path, digits: Path, tmp_path: Path) -> None:
     assert len(decay) == (rates if path.parent.name == 'finetune' else 1)
 
 
-OWN_TOOL = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
+OWN_TOOLS = Path(mmpretrain.__file__).parent / '.mim' / 'tools'
 MIM = pytest.mark.skipif(
     importlib.util.find_spec('mim') is None,
     reason='openmim is not installed; docs/representation.md says how',
@@ -349,7 +349,7 @@ MIM = pytest.mark.skipif(
 @pytest.mark.parametrize(
     'start',
     [
-        pytest.param([OWN_TOOL], id='own tool'),
+        pytest.param([OWN_TOOLS / 'train.py'], id='own tool'),
         pytest.param(['-m', 'mim', 'train', 'mmpretrain'], marks=MIM, id='mim'),
     ],
 )
@@ -359,18 +359,25 @@ def test_starts_with_mmpretrains_tools(
     path = CONFIGS / 'linear' / 'mergevq-g+r_cls_1xb100-linear-30e_mnist5k.py'
     write_tokenizer(Config.fromfile(QUICKSTART).model, tmp_path / 'tokenizer.pth')
     loaders = ('train', 'val', 'test')
-    command = [
-        *(sys.executable, *start, path, '--work-dir', tmp_path / 'run'),
-        '--cfg-options',
+    options = [
+        *('--work-dir', tmp_path / 'run', '--cfg-options'),
         f'model.backbone.init_cfg.checkpoint={tmp_path / "tokenizer.pth"}',
         'train_cfg.max_epochs=2',
         'train_cfg.val_interval=2',
         'default_hooks.checkpoint.interval=2',
         *(f'{name}_dataloader.dataset.data_root={digits}' for name in loaders),
     ]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert 'accuracy/top1' in done.stdout + done.stderr
-    assert (tmp_path / 'run' / 'epoch_2.pth').is_file()
+    last = tmp_path / 'run' / 'epoch_2.pth'
+    for command in (
+        [*start, path, *options],
+        [OWN_TOOLS / 'test.py', path, last, *options],
+    ):
+        done = subprocess.run(
+            list(map(str, [sys.executable, *command])),
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert 'accuracy/top1' in done.stdout + done.stderr
+        assert last.is_file()

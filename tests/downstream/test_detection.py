@@ -64,12 +64,14 @@ def shrink(path: Path, data: Path) -> Config:
     return cfg
 
 
-def train(cfg: Config, work_dir: Path, epochs: int, lr: float) -> Runner:
-    """Train with mmdet's loop, one batch an epoch, and validate at the end."""
+def train(
+    cfg: Config, work_dir: Path, epochs: int, lr: float, batch_size: int
+) -> Runner:
+    """Train with mmdet's loop, and validate at the end."""
     weights = save_encoder(cfg, work_dir / 'mergevq.pth')
     complete(cfg, work_dir)
     cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs)
-    cfg.train_dataloader.batch_size = len(PHOTOGRAPHS)
+    cfg.train_dataloader.batch_size = batch_size
     cfg.param_scheduler = []
     cfg.optim_wrapper.optimizer.lr = lr
     runner = Runner.from_cfg(cfg)
@@ -88,8 +90,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def check_predictions(runner: Runner, masks: bool, least: int = 3) -> None:
-    """Predictions fit their photographs, the best of ``least`` is the object."""
+def check_predictions(runner: Runner, masks: bool) -> None:
+    """Predictions fit their photographs, the best of three or more is the object."""
     runner.model.eval()
     sizes, hits = [], 0
     for batch in runner.val_dataloader:
@@ -110,14 +112,14 @@ def check_predictions(runner: Runner, masks: bool, least: int = 3) -> None:
                 true = truth.masks.masks[0].astype(bool)
                 hit = hit and iou(found.masks[0].numpy(), true) > 0.5
             hits += int(hit and found.labels[0] == truth.labels[0])
-    assert hits >= least
+    assert hits >= 3
     assert sizes == [row[2] for row in PHOTOGRAPHS.values()]
 
 
 @pytest.mark.parametrize('path', RETINANET, ids=lambda path: path.stem)
 def test_retinanet(path: Path, data: Path, tmp_path: Path) -> None:
     cfg = shrink(path, data)
-    runner = train(cfg, tmp_path, epochs=20, lr=2e-3)
+    runner = train(cfg, tmp_path, epochs=20, lr=2e-3, batch_size=len(PHOTOGRAPHS))
     curve = losses(runner)
     assert np.isfinite(curve).all() and len(curve) == 20
     assert curve[-1] < 0.5 * curve[0]
@@ -130,15 +132,13 @@ def test_retinanet(path: Path, data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize('path', MASK_RCNN, ids=lambda path: path.stem)
 def test_mask_rcnn(path: Path, data: Path, tmp_path: Path) -> None:
     cfg = shrink(path, data)
-    runner = train(cfg, tmp_path, epochs=80, lr=2e-3)
+    # One by one, as they are tested: photographs of two orientations in one batch have
+    # much padding, which a plain ViT sees and, with no other batch, learns by heart.
+    runner = train(cfg, tmp_path, epochs=80, lr=2e-3, batch_size=1)
     for name in ('loss', 'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_mask'):
         curve = losses(runner, name)
-        assert np.isfinite(curve).all() and len(curve) == 80
+        assert np.isfinite(curve).all() and len(curve) == 80 * len(PHOTOGRAPHS)
         if name in ('loss', 'loss_rpn_cls', 'loss_cls'):
-            assert curve[-1] < 0.3 * curve[0]
-    # From random weights a plain ViT tells no object from another in so few steps; its
-    # boxes and masks are well-formed, and that is all that is asked.
-    hybrid = cfg.model.backbone.arch['stem'] == 'hybrid'
-    check_predictions(runner, masks=True, least=3 if hybrid else 0)
-    if hybrid:
-        assert runner.message_hub.get_scalar('val/coco/segm_mAP_50').current() > 0.3
+            assert curve[-len(PHOTOGRAPHS) :].mean() < 0.3 * curve[0]
+    check_predictions(runner, masks=True)
+    assert runner.message_hub.get_scalar('val/coco/segm_mAP_50').current() > 0.5
