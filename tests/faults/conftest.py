@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,13 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """Leave this folder out of a run that does not name it."""
     named = any('faults' in str(argument) for argument in config.args)
     return None if named else True
+
+
+@pytest.fixture(scope='session', autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A run in the background may ignore SIGINT; its shells would do so, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

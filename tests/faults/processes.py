@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -189,6 +190,15 @@ class Tool:
                 raise AssertionError(process.communicate()[0])
             time.sleep(0.05)
 
+    def output(self, process: subprocess.Popen, timeout: float = 120) -> str:
+        """What a process printed, once it has ended; one that goes on is killed."""
+        try:
+            return process.communicate(timeout=timeout)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            text = process.communicate()[0][-3000:]
+            raise AssertionError(f'not ended after {timeout} s: {text}') from None
+
     def samples(self, rank: int) -> list[tuple[int, int]]:
         """Epoch and number of each sample that a rank has used."""
         path = self.folder / f'steps_{rank}.txt'
@@ -208,6 +218,6 @@ class Tool:
         epochs = max(epoch for epoch, _ in self.samples(0)) + 3
         options = ['--cfg-options', f'train_cfg.max_epochs={epochs}']
         process = self.start('--resume', *options, processes=processes)
-        out, _ = process.communicate(timeout=280)
+        out = self.output(process, timeout=280)
         assert process.returncode == 0, out
         return out, epochs

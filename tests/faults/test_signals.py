@@ -23,12 +23,12 @@ def test_sigterm_for_the_whole_group_and_a_second_run(tmp_path: Path) -> None:
     first = tool.start()
     tool.wait_for(first, 22)  # within the second epoch
     second = tool.start()
-    out, _ = second.communicate(timeout=240)
+    out = tool.output(second, timeout=240)
     assert second.returncode == 1
     assert f'is in use by process {first.pid} on' in out.splitlines()[-1]
     assert 'Traceback' not in out
     os.killpg(first.pid, signal.SIGTERM)
-    out, _ = first.communicate(timeout=120)
+    out = tool.output(first)
     assert first.returncode == 143, out
     assert 'Traceback' not in out and 'The run ends after this step' in out
     done = tool.samples(0)
@@ -46,7 +46,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
     process = tool.start()
     tool.wait_for(process, 6)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
+    out = tool.output(process)
     assert process.returncode == 130, out
     assert 'Traceback' not in out
     _, epochs = tool.finish()
@@ -72,7 +72,7 @@ def test_two_processes_are_stopped_and_go_on_as_one(tmp_path: Path) -> None:
     process = tool.start(processes=2)
     tool.wait_for(process, 10)  # an epoch has 8 samples for each of two ranks
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=120)
+    out = tool.output(process)
     assert process.returncode == 143, out
     first, second = tool.samples(0), tool.samples(1)
     assert len(first) == len(second)
@@ -91,7 +91,7 @@ def test_two_processes_go_on_as_two(tmp_path: Path) -> None:
     process = tool.start(processes=2)
     tool.wait_for(process, 10)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=120)
+    out = tool.output(process)
     assert process.returncode == 130, out
     out, epochs = tool.finish(processes=2)
     assert 'An optimizer step takes' not in out
