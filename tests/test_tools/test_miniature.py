@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 from tiny_mergevq import quick_runner  # noqa: F401  (a fixture)
 
@@ -219,6 +220,16 @@ def test_photographs_take_a_fold_a_seed_and_no_crop(tools: Tools, digits: Path) 
         assert dataset.data_root == str(Path('p') / f'fold{seed % 3}')
         assert 'RandomCrop' not in str(dataset.pipeline)
         assert cfg.model.target_generator.file == f't{seed % 3}'
+
+
+def test_r_on_convolutions_differs_from_r_in_its_encoder_alone(tools: Tools) -> None:
+    folder = tools.miniature_setting.CONFIGS
+    both, patches, convolutions = (
+        Config.fromfile(folder / f'mergevq_{name}.py').model.to_dict()
+        for name in ('g+r', 'r', 'r_convolutions')
+    )
+    assert convolutions == {**patches, 'backbone': both['backbone']}
+    assert patches['backbone'] != both['backbone']
 
 
 # -------------------------------------------------------------------------- tables
