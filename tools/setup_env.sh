@@ -1,31 +1,59 @@
 #!/usr/bin/env bash
-# Create the environment .venv of this repository from pinned versions.
+# Create an environment of this repository.
 #
-#   bash tools/setup_env.sh                 what the package and its tests need
-#   bash tools/setup_env.sh --downstream    mmdet and mmseg too (56 MB more)
+#   bash tools/setup_env.sh                   .venv: what the package and its tests need
+#   bash tools/setup_env.sh --downstream      mmdet and mmseg too (25 MB more)
+#   bash tools/setup_env.sh --stack 2024      .venv-2024: numpy 1, transformers 4.44 ...
+#   bash tools/setup_env.sh --stack newest    .venv-newest: nothing is pinned
+#   bash tools/setup_env.sh --stack onedl     .venv-onedl: the maintained forks
 #
-# Called by quickstart.sh and run_tests.sh. Downloads about 2.5 GB once (2 minutes on a
-# fast line; more where the platform's torch brings CUDA) and then returns at once until
+# Called by quickstart.sh and run_tests.sh. Downloads about 1.6 GB once (a minute or two on
+# a fast line; more where the platform's torch brings CUDA) and then returns at once until
 # a file in requirements/ or setup.py changes. PYTHON=/path/to/python chooses the
 # interpreter; pip's own variables (PIP_INDEX_URL ...) are respected.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-venv=.venv
-stamp=$venv/mergevq_mm.stamp
-downstream_stamp=$venv/mergevq_mm_downstream.stamp
-log=$venv/setup.log
-case "${1:-}" in
-"") downstream=false ;;
---downstream) downstream=true ;;
+stack=default
+downstream=false
+while [ $# -gt 0 ]; do
+    case "$1" in
+    --downstream) downstream=true ;;
+    --stack)
+        stack=${2:-}
+        shift
+        ;;
+    *)
+        echo "error: unknown argument $1; known are --downstream and --stack NAME." >&2
+        exit 1
+        ;;
+    esac
+    shift
+done
+newest_python=13
+pins=(-c requirements/constraints.txt)
+venv=.venv-$stack
+case "$stack" in
+default) venv=.venv ;;
+2024)
+    newest_python=12
+    pins=(-c requirements/constraints-2024.txt)
+    ;;
+newest) pins=() ;;
+onedl) ;;
 *)
-    echo "error: unknown argument $1; the only one is --downstream." >&2
+    echo "error: unknown stack '$stack'; known are default, 2024, newest, onedl." >&2
     exit 1
     ;;
 esac
+stamp=$venv/mergevq_mm.stamp
+downstream_stamp=$venv/mergevq_mm_downstream.stamp
+log=$venv/setup.log
 
-fits() { # the pins have packages for CPython 3.11 and 3.12
-    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+fits() { # the packages exist for CPython 3.10 to 3.13 (2024: 3.11 and 3.12)
+    local oldest=10
+    [ "$stack" = 2024 ] && oldest=11
+    "$1" -c "import sys; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, $newest_python))" \
         >/dev/null 2>&1
 }
 
@@ -36,17 +64,18 @@ find_python() {
             echo "$PYTHON"
             return
         fi
-        echo "error: PYTHON=$PYTHON is not a CPython 3.11 or 3.12." >&2
+        echo "error: PYTHON=$PYTHON is not a CPython that the stack '$stack' runs on" \
+            "(up to 3.$newest_python)." >&2
         exit 1
     fi
-    for candidate in python3.11 python3.12 python3 python; do
+    for candidate in python3.11 python3.12 python3.13 python3.10 python3 python; do
         if fits "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    echo "error: found no CPython 3.11 or 3.12, for which the pinned versions exist:" \
-        "install one, or name it by PYTHON=/path/to/python." >&2
+    echo "error: found no CPython that the stack '$stack' runs on (3.11, or another up to" \
+        "3.$newest_python): install one, or name it by PYTHON=/path/to/python." >&2
     exit 1
 }
 
@@ -78,7 +107,17 @@ is_current() { # is_current STAMP: whether it was made from these requirements
 }
 
 pip_install() {
-    "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
+    "$venv/bin/python" -m pip install --disable-pip-version-check \
+        ${pins[@]+"${pins[@]}"} "$@"
+}
+
+install_packages() { # install_packages REQUIREMENTS
+    # mmcv-lite's bound is that of setup.py; the pins have it too.
+    pip_install -r "$1" 'mmcv-lite<2.2'
+    pip_install --no-deps -r requirements/mmagic.txt
+    [ "$stack" = onedl ] || return 0
+    "$venv/bin/python" -m pip uninstall -y mmengine mmpretrain mmdet mmsegmentation
+    "$venv/bin/python" -m pip install --no-deps -r requirements/onedl.txt
 }
 
 set_up() {
@@ -95,10 +134,10 @@ set_up() {
     fi
     rm -f "$stamp" "$downstream_stamp"
     : >"$log"
-    step "installing pinned packages (about 2 minutes and 2.5 GB the first time)" \
-        pip_install -c requirements/constraints.txt -r requirements/tests.txt
+    step "installing packages (a minute or two, and 1.6 GB, the first time)" \
+        install_packages requirements/tests.txt
     step "installing this package in place" \
-        pip_install --no-deps --no-build-isolation -e .
+        "$venv/bin/python" -m pip install --no-deps -e .
     step "checking that it imports" "$venv/bin/python" -c "import mergevq_mm, torchvision"
     fingerprint "$venv/bin/python" >"$stamp"
     echo "[setup] $venv is ready after $((SECONDS - total)) s"
@@ -106,8 +145,8 @@ set_up() {
 
 set_up_downstream() {
     rm -f "$downstream_stamp"
-    step "installing mmdet and mmseg (56 MB the first time)" \
-        pip_install -c requirements/constraints.txt -r requirements/downstream.txt
+    step "installing mmdet and mmseg (25 MB the first time)" \
+        install_packages requirements/downstream.txt
     step "checking that they import" \
         "$venv/bin/python" -c "import mergevq_mm, mmdet, mmseg"
     fingerprint "$venv/bin/python" >"$downstream_stamp"

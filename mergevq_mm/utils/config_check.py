@@ -19,6 +19,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import DefaultScope, Registry, init_default_scope, root
 from mmengine.runner import Runner
 
+from .compat.missing import remedy
+
 # Part of a key -> registry of the types below it; the last one that fits counts.
 _SECTIONS = {
     'model': 'MODELS',
@@ -162,6 +164,9 @@ def _check_type(value: Mapping[str, Any], key: str, section: str) -> None:
         _find(kind, section, value.get('_scope_')) if isinstance(kind, str) else kind
     )
     if found is None:
+        missing = remedy(kind.partition('.')[0])
+        if missing is not None:
+            raise ValueError(f'{key}.type="{kind}" cannot be found: {missing}')
         near = difflib.get_close_matches(kind, _names(kind, section), 1, 0.6)
         hint = f'did you mean "{near[0]}"?' if near else 'check its name and scope.'
         raise ValueError(f'{key}.type="{kind}" does not exist; {hint}')

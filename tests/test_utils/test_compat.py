@@ -1,7 +1,9 @@
-"""The five workarounds: each does its work, and nothing where it is not needed."""
+"""The measures for the installed stack: each does its work, and nothing elsewhere."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -12,28 +14,62 @@ import numpy as np
 import pytest
 import torch
 
-from mergevq_mm.utils import compat
+from mergevq_mm.utils.compat import (
+    gloo,
+    lending,
+    missing,
+    mmcv_ops,
+    multimodal,
+    numpy_names,
+    torchvision_ops,
+    watching,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 
 
-def run_python(code: str, **environ: str) -> str:
+def run_python(code: str, *paths: Path, **environ: str) -> str:
     """Run code in a fresh interpreter, from another working directory."""
+    path = os.pathsep.join(map(str, (*paths, REPO)))
     result = subprocess.run(
-        [sys.executable, '-c', code],
+        [sys.executable, '-W', 'ignore', '-c', code],
         capture_output=True,
         text=True,
         cwd='/',
-        env={**os.environ, 'PYTHONPATH': str(REPO), **environ},
+        env={**os.environ, 'PYTHONPATH': path, **environ},
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
+def write_package(root: Path, name: str, code: str = '') -> Path:
+    """Write a package, and those above it, that Python can import."""
+    folder = root
+    for part in name.split('.'):
+        folder = folder / part
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / '__init__.py').touch()
+    (folder / '__init__.py').write_text(code)
+    return folder
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """A folder on the path, whose modules are forgotten afterwards."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+# The package itself
+
+
 def test_import_is_light_and_lazy():
     out = run_python(
         'import sys, mergevq_mm\n'
-        'heavy = ["torchvision", "mmpretrain", "mmagic", "mmengine.runner", "timm"]\n'
+        'heavy = ["torch", "numpy", "torchvision", "mmengine", "mmpretrain", "mmagic"]\n'
         'print([m for m in heavy if m in sys.modules])\n'
         'print(mergevq_mm.__version__, mergevq_mm.registry.MODELS.scope)\n'
     )
@@ -57,46 +93,300 @@ def test_unknown_attribute_raises():
     assert 'models' in dir(mergevq_mm)
 
 
+STACK = ('mergevq_mm', 'torchvision', 'mmpretrain.models', 'mmagic.models')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first', range(4))
+def test_the_stack_imports_in_any_order(first):
+    """As installed: the startup file, which pip puts beside the package, comes first."""
+    startup = REPO / 'mergevq_mm/utils/compat/startup.py'
+    names = STACK[first:] + STACK[:first]
+    code = (
+        f'exec(open({str(startup)!r}).read())\nimport {", ".join(names)}\nprint("ok")'
+    )
+    assert run_python(code).strip().endswith('ok')
+
+
+# Waiting for an import
+
+
+def test_actions_stand_around_the_code_of_a_module(packages):
+    write_package(
+        packages, 'waited_for', 'import builtins; builtins.seen.append("code")'
+    )
+    seen = []
+    import builtins
+
+    builtins.seen = seen
+    try:
+        watching.before_import('waited_for', lambda: seen.append('before'))
+        watching.after_import('waited_for', lambda: seen.append('after'))
+        assert importlib.util.find_spec('waited_for') is not None
+        assert seen == []  # found, but not imported
+        importlib.import_module('waited_for')
+        assert seen == ['before', 'code', 'after']
+        watching.after_import('waited_for', lambda: seen.append('late'))
+        watching.before_import('waited_for', lambda: seen.append('never'))
+        assert seen[3:] == ['late']
+    finally:
+        del builtins.seen
+
+
+def test_what_an_action_raises_is_raised_again_at_the_next_try(packages):
+    write_package(packages, 'needs_more')
+
+    def refuse():
+        raise ModuleNotFoundError('install it')
+
+    watching.before_import('needs_more', refuse)
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match='install it'):
+            importlib.import_module('needs_more')
+
+
+def test_waiting_leaves_other_modules_alone(packages):
+    write_package(packages, 'one.two')
+    watching.after_import('one.three', lambda: pytest.fail('not imported'))
+    assert importlib.import_module('one.two').__name__ == 'one.two'
+    assert not watching.exists('one.three')
+    assert not watching.exists('nothing.at_all')
+
+
+# torchvision
+
+
 def test_torchvision_transforms_work():
     from torchvision.transforms.v2.functional import horizontal_flip
 
     flipped = horizontal_flip(torch.arange(4.0).view(1, 1, 4))
     assert flipped.flatten().tolist() == [3.0, 2.0, 1.0, 0.0]
-    # Imported by now, so that the workaround has nothing left to do.
-    assert compat.declare_torchvision_ops() is False
 
 
-def test_torchvision_that_matches_is_left_alone(monkeypatch, tmp_path):
+@pytest.mark.parametrize('name', ['_C.so', '_C.cpython-311-x86.so', '_C_stable.so'])
+def test_torchvision_that_matches_is_left_alone(name, packages, monkeypatch):
+    """Whatever its compiled part is called: from 0.29 on it is ``_C_stable.so``."""
+    folder = write_package(packages, 'torchvision_like')
+    (folder / name).touch()
+    (folder / 'image.so').touch()
+    compiled = torchvision_ops.compiled_parts
+    monkeypatch.setattr(
+        torchvision_ops, 'compiled_parts', lambda _: compiled('torchvision_like')
+    )
     loaded = []
-    monkeypatch.delitem(sys.modules, 'torchvision', raising=False)
-    monkeypatch.setattr(compat, '_package_files', lambda *_: [tmp_path / '_C.so'])
     monkeypatch.setattr(torch.ops, 'load_library', loaded.append, raising=False)
-    assert compat.declare_torchvision_ops() is False
-    assert loaded == [str(tmp_path / '_C.so')]
+    monkeypatch.setattr(torchvision_ops, '_LIBRARY', None)
+    assert torchvision_ops.declare_torchvision_ops() is False
+    assert loaded == [str(folder / name)]
+    assert torchvision_ops._LIBRARY is None
 
 
-def test_mmcv_stub_raises_only_when_called(monkeypatch):
-    stub = compat._MissingOps('mmcv._ext')
-    operator = stub.roi_align_forward
+def test_torchvision_of_another_torch_gets_its_schemas():
+    out = run_python(
+        'import torch\n'
+        'from mergevq_mm.utils.compat import torchvision_ops\n'
+        'torchvision_ops.compiled_parts = lambda _: ["/no/such/_C.so"]\n'
+        'print(torchvision_ops.declare_torchvision_ops())\n'
+        'print(torchvision_ops.declare_torchvision_ops())\n'
+        'print(torch.ops.torchvision.nms)\n'
+    )
+    assert out.split('\n')[:3] == ['True', 'True', 'torchvision.nms']
+
+
+# mmcv
+
+
+def test_mmcv_stub_raises_only_when_called():
+    operator = mmcv_ops.MissingOps('mmcv._ext').roi_align_forward
     with pytest.raises(RuntimeError, match='mmcv.ops.roi_align_forward'):
         operator(1, 2)
-    assert not hasattr(stub, '__wrapped__')
-    # With compiled operators there is no stub.
-    monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
-    monkeypatch.setattr(compat, '_package_files', lambda *_: [Path('_ext.so')])
-    assert compat.stub_mmcv_ext() is False
+    assert not hasattr(mmcv_ops.MissingOps('mmcv._ext'), '__wrapped__')
+
+
+def test_mmcv_with_its_operators_gets_no_stub(packages, monkeypatch):
+    for name in [m for m in sys.modules if m.split('.')[0] == 'mmcv']:
+        monkeypatch.delitem(sys.modules, name)
+    write_package(packages, 'mmcv._ext')
+    assert mmcv_ops.stub_mmcv_ext() is False
     assert 'mmcv._ext' not in sys.modules
+
+
+def test_mmcv_lite_gets_a_stub(packages, monkeypatch):
+    for name in [m for m in sys.modules if m.split('.')[0] == 'mmcv']:
+        monkeypatch.delitem(sys.modules, name)
+    write_package(packages, 'mmcv')
+    assert mmcv_ops.stub_mmcv_ext() is True
+    assert importlib.import_module('mmcv._ext').__spec__.name == 'mmcv._ext'
+
+
+# Packages that are missing
+
+
+MISSING = """
+import sys
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+hidden = {hidden!r}
+def without(name, path=None, target=None):
+    return None if name.split('.')[0] in hidden else find(name, path, target)
+PathFinder.find_spec = without
+import mergevq_mm
+try:
+    import {name}
+except ModuleNotFoundError as error:
+    print(error.name, '|', error)
+"""
+
+
+@pytest.mark.parametrize(
+    'name, hidden, words',
+    [
+        ('mmpretrain', ['mmcv'], ['mmcv |', 'mmcv-lite==2.1.0', 'pip install']),
+        ('mmagic.models', ['mmagic'], ['mmagic |', 'mergevq_mm[mmagic]', '--no-deps']),
+        (
+            'mmagic',
+            ['diffusers', 'resize_right'],
+            ['mmagic needs diffusers, resize_right: pip install "mergevq_mm[mmagic]"'],
+        ),
+    ],
+)
+def test_a_missing_package_is_named_with_its_command(name, hidden, words):
+    out = run_python(MISSING.format(name=name, hidden=hidden))
+    assert [word for word in words if word not in out] == []
+
+
+def test_base_config_of_a_missing_mmagic_says_how_to_install_it():
+    out = run_python(
+        MISSING.format(name='torch', hidden=['mmagic', 'pkg_resources'])
+        + 'from importlib import metadata\n'
+        + 'found = metadata.distribution\n'
+        + 'def distribution(name):\n'
+        + '    if name == "mmagic":\n'
+        + '        raise metadata.PackageNotFoundError(name)\n'
+        + '    return found(name)\n'
+        + 'metadata.distribution = distribution\n'
+        + 'from mmengine.config import Config\n'
+        + 'try:\n'
+        + f'    Config.fromfile({str(REPO / "configs/mergear_l_g+r.py")!r})\n'
+        + 'except ModuleNotFoundError as error:\n'
+        + '    print("config |", error)\n'
+    )
+    assert 'config | ' in out and 'pip install --no-deps mmagic' in out
+
+
+def test_config_that_names_types_of_a_missing_mmagic_is_refused_with_the_command():
+    out = run_python(
+        MISSING.format(name='torch', hidden=['mmagic'])
+        + 'from mmengine.config import Config\n'
+        + 'from mergevq_mm.utils.config_check import check_config\n'
+        + 'try:\n'
+        + '    check_config(Config(dict(model=dict(type="mmagic.PatchDiscriminator"))))\n'
+        + 'except ValueError as error:\n'
+        + '    print(error)\n'
+    )
+    assert 'model.type="mmagic.PatchDiscriminator" cannot be found' in out
+    assert 'pip install --no-deps mmagic' in out
+
+
+def test_pkg_resources_without_setuptools():
+    """mmengine's three functions work, and reload the stand-in as it does."""
+    out = run_python(
+        MISSING.format(name='torch', hidden=['pkg_resources', 'setuptools'])
+        + 'from mmengine.utils import get_installed_path, is_installed\n'
+        + 'import pkg_resources\n'
+        + 'print(pkg_resources.__file__)\n'
+        + 'print(is_installed("mmpretrain"), is_installed("no_such_package"))\n'
+        + 'print(get_installed_path("mmpretrain"))\n'
+        + 'print(get_installed_path("mmcv-lite"))\n'
+        + 'from mmengine.config import Config\n'
+        + 'cfg = "mmpretrain::_base_/default_runtime.py"\n'
+        + 'from mmengine.hub import get_config\n'
+        + 'print(get_config(cfg).default_scope)\n'
+        + 'try:\n'
+        + '    from pkg_resources import iter_entry_points\n'
+        + 'except ImportError:\n'
+        + '    print("as without it")\n'
+    )
+    lines = out.strip().split('\n')
+    assert lines[0].endswith('pkg_resources_part.py')
+    assert lines[1] == 'True False'
+    assert lines[2].endswith('mmpretrain') and Path(lines[2]).is_dir()
+    assert lines[3].endswith('mmcv') and Path(lines[3]).is_dir()
+    assert lines[4:] == ['mmpretrain', 'as without it']
+
+
+def test_pkg_resources_of_setuptools_is_left_alone(packages):
+    write_package(packages, 'pkg_resources', 'real = True')
+    sys.modules.pop('pkg_resources', None)
+    missing.be_asked_last()
+    assert importlib.import_module('pkg_resources').real is True
+
+
+def test_stand_in_of_pkg_resources_tells_versions():
+    from mergevq_mm.utils.compat import pkg_resources_part as part
+
+    found = part.get_distribution('mmengine')
+    assert found.version == importlib.metadata.version('mmengine')
+    assert (Path(found.location) / 'mmengine').is_dir()
+    assert found.has_metadata('METADATA') and 'Name:' in found.get_metadata('METADATA')
+    with pytest.raises(FileNotFoundError, match='no metadata'):
+        found.get_metadata('nothing.txt')
+    with pytest.raises(part.DistributionNotFound):
+        part.get_distribution('no_such_package')
+
+
+# Names that were dropped
+
+
+def test_a_module_is_lent_while_the_borrower_is_imported(packages):
+    write_package(
+        packages,
+        'borrower',
+        'import gone_package as gone\nfrom gone_package import Dropped\n',
+    )
+    lending.lend('gone_package', 'borrower')
+    borrower = importlib.import_module('borrower')
+    assert 'gone_package' not in sys.modules
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module('gone_package')
+    assert isinstance(borrower.Dropped, type)
+    for kind in (borrower.Dropped, borrower.gone.Other):
+        with pytest.raises(ModuleNotFoundError, match='gone_package'):
+            kind(1)
+
+
+def test_a_module_that_is_there_is_not_lent(packages):
+    write_package(packages, 'kept_package', 'class Kept: pass')
+    write_package(packages, 'owner', 'from kept_package import Kept')
+    lending.lend('kept_package', 'owner')
+    assert importlib.import_module('owner').Kept().__class__.__name__ == 'Kept'
+    assert sys.modules['kept_package'].__file__
 
 
 def test_numpy_bool8(monkeypatch):
     fake = types.SimpleNamespace(__version__='2.1.0', bool_=np.bool_)
-    monkeypatch.setattr(compat, 'np', fake)
-    assert compat.restore_numpy_bool8() is True
+    monkeypatch.setitem(sys.modules, 'numpy', fake)
+    assert numpy_names.restore_numpy_bool8() is True
     assert fake.bool8 is np.bool_
-    assert compat.restore_numpy_bool8() is False
+    assert numpy_names.restore_numpy_bool8() is False
     old = types.SimpleNamespace(__version__='1.26.4', bool_=np.bool_)
-    monkeypatch.setattr(compat, 'np', old)
-    assert compat.restore_numpy_bool8() is False
+    monkeypatch.setitem(sys.modules, 'numpy', old)
+    assert numpy_names.restore_numpy_bool8() is False
+
+
+@pytest.mark.parametrize(
+    'version, present, left_out',
+    [('5.24.0', True, True), ('4.44.2', True, False), ('5.0.0', False, False)],
+)
+def test_multimodal_part_of_mmpretrain(version, present, left_out, monkeypatch):
+    dependency = types.SimpleNamespace(WITH_MULTIMODAL=present)
+    monkeypatch.setitem(sys.modules, 'mmpretrain.utils.dependency', dependency)
+    monkeypatch.setattr(importlib.metadata, 'version', lambda _: version)
+    assert multimodal.leave_out_multimodal() is left_out
+    assert dependency.WITH_MULTIMODAL is (present and not left_out)
+
+
+# mmengine
 
 
 @pytest.mark.parametrize('package_first', [True, False])
@@ -114,10 +404,15 @@ def test_loaders_are_installed_in_either_order(package_first):
     assert out.split() == ['mergevq_mm.utils.checkpoint_file'] * 4
 
 
+def test_launchers_of_a_machine_with_an_accelerator_stay(monkeypatch):
+    monkeypatch.setattr(gloo, 'has_accelerator', lambda: True)
+    assert gloo.init_dist_without_cuda() is False
+
+
 def test_two_gloo_ranks_train_without_cuda(tmp_path):
     """The launcher, the wrapper's config and DDP together: gradients are averaged."""
     if torch.cuda.is_available():
-        pytest.skip('the workaround is for machines without CUDA')
+        pytest.skip('the measure is for machines without CUDA')
     script = tmp_path / 'ranks.py'
     script.write_text(
         'import mergevq_mm, mmengine.model, torch\n'

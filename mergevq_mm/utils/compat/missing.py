@@ -1,0 +1,87 @@
+"""Packages that are not installed: a stand-in, or the command that installs them.
+
+The finder of this file is asked when nobody else found a module.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from .watching import exists
+
+# setuptools 82 dropped pkg_resources; mmengine imports and reloads it.
+_STAND_INS = {'pkg_resources': Path(__file__).with_name('pkg_resources_part.py')}
+# Neither mmcv nor mmcv-lite is required by this package, as they share a folder and who
+# has one must not get the other; mmagic is not, as it declares much that it never uses.
+_REMEDIES = {
+    'mmcv': (
+        'mmpretrain needs it: pip install "mmcv-lite==2.1.0", or mmcv of that version '
+        'with compiled operators; never both.'
+    ),
+    'mmagic': (
+        'generators, GAN training and its metrics need it: pip install '
+        '"mergevq_mm[mmagic]" && pip install --no-deps mmagic'
+    ),
+}
+# What mmagic imports at once, or with its models.
+_OF_MMAGIC = ('diffusers', 'imageio', 'pandas', 'resize_right', 'transformers')
+
+
+class _LastFinder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Any, target: Any = None
+    ) -> ModuleSpec | None:
+        """Return the spec of a stand-in, or say what to install."""
+        if fullname in _STAND_INS:
+            return importlib.util.spec_from_file_location(
+                fullname, _STAND_INS[fullname]
+            )
+        if fullname in _REMEDIES:
+            raise ModuleNotFoundError(_sentence(fullname), name=fullname)
+        return None
+
+
+def _sentence(name: str) -> str:
+    return f'No module named {name!r}; {_REMEDIES[name]}'
+
+
+_FINDER = _LastFinder()
+
+
+def be_asked_last() -> None:
+    """Let imports that fail end in :class:`_LastFinder`."""
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.append(_FINDER)
+
+
+def remedy(name: str) -> str | None:
+    """Tell how a package is installed that is missing.
+
+    Args:
+        name (str): Name of a top-level package.
+
+    Returns:
+        str | None: A sentence; None if it is there, or not one that we know.
+    """
+    if name not in _REMEDIES or exists(name):
+        return None
+    return _sentence(name)
+
+
+def require_for_mmagic() -> None:
+    """Name all that mmagic lacks, where it is about to die of the first one.
+
+    Raises:
+        ModuleNotFoundError: If something is missing that it imports.
+    """
+    missing = [name for name in _OF_MMAGIC if not exists(name)]
+    if missing:
+        raise ModuleNotFoundError(
+            f'mmagic needs {", ".join(missing)}: pip install "mergevq_mm[mmagic]"',
+            name=missing[0],
+        )

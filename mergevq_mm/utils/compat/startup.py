@@ -1,0 +1,30 @@
+"""What a started interpreter needs to know of this package: when to import it.
+
+Installing puts this file beside the package as ``mergevq_mm_startup``, and a ``.pth``
+file that imports it. The first import of a package of the stack then imports
+``mergevq_mm``, so that its measures come first in whatever order a script has its
+imports. Nothing is imported before that, and nothing where none of them is.
+"""
+
+import importlib.util
+import sys
+
+STACK = {'mmagic', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'torchvision'}
+
+
+class FirstOfStack:
+    """A finder that waits for the stack; finds nothing itself."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        """Import ``mergevq_mm`` before a package of the stack, and step aside."""
+        if fullname not in STACK:
+            return None
+        sys.meta_path.remove(self)
+        try:
+            import mergevq_mm  # noqa: F401
+        except Exception:
+            return None  # Who asks for mergevq_mm will see what is wrong with it.
+        return importlib.util.find_spec(fullname)
+
+
+sys.meta_path.insert(0, FirstOfStack())
