@@ -69,7 +69,7 @@ def packages(tmp_path, monkeypatch):
 def test_import_is_light_and_lazy():
     out = run_python(
         'import sys, mergevq_mm\n'
-        'heavy = ["torch", "numpy", "torchvision", "mmengine", "mmpretrain", "mmagic"]\n'
+        'heavy = ["torch", "numpy", "torchvision", "mmengine", "mmpretrain"]\n'
         'print([m for m in heavy if m in sys.modules])\n'
         'print(mergevq_mm.__version__, mergevq_mm.registry.MODELS.scope)\n'
     )
@@ -99,7 +99,7 @@ STACK = ('mergevq_mm', 'torchvision', 'mmpretrain.models', 'mmagic.models')
 @pytest.mark.slow
 @pytest.mark.parametrize('first', range(4))
 def test_the_stack_imports_in_any_order(first):
-    """As installed: the startup file, which pip puts beside the package, comes first."""
+    """As installed: the startup file that pip puts beside the package comes first."""
     startup = REPO / 'mergevq_mm/utils/compat/startup.py'
     names = STACK[first:] + STACK[:first]
     code = (
@@ -112,13 +112,8 @@ def test_the_stack_imports_in_any_order(first):
 
 
 def test_actions_stand_around_the_code_of_a_module(packages):
-    write_package(
-        packages, 'waited_for', 'import builtins; builtins.seen.append("code")'
-    )
-    seen = []
-    import builtins
-
-    builtins.seen = seen
+    write_package(packages, 'waited_for', 'import sys; sys.seen.append("code")')
+    sys.seen = seen = []
     try:
         watching.before_import('waited_for', lambda: seen.append('before'))
         watching.after_import('waited_for', lambda: seen.append('after'))
@@ -130,7 +125,7 @@ def test_actions_stand_around_the_code_of_a_module(packages):
         watching.before_import('waited_for', lambda: seen.append('never'))
         assert seen[3:] == ['late']
     finally:
-        del builtins.seen
+        del sys.seen
 
 
 def test_what_an_action_raises_is_raised_again_at_the_next_try(packages):
@@ -280,7 +275,8 @@ def test_config_that_names_types_of_a_missing_mmagic_is_refused_with_the_command
         + 'from mmengine.config import Config\n'
         + 'from mergevq_mm.utils.config_check import check_config\n'
         + 'try:\n'
-        + '    check_config(Config(dict(model=dict(type="mmagic.PatchDiscriminator"))))\n'
+        + '    model = dict(type="mmagic.PatchDiscriminator")\n'
+        + '    check_config(Config(dict(model=model)))\n'
         + 'except ValueError as error:\n'
         + '    print(error)\n'
     )
@@ -375,12 +371,21 @@ def test_numpy_bool8(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'version, present, left_out',
-    [('5.24.0', True, True), ('4.44.2', True, False), ('5.0.0', False, False)],
+    'version, present, mmpretrain, left_out',
+    [
+        ('5.24.0', True, (1, 2, 0), True),
+        ('4.52.4', True, (1, 2, 0), True),
+        ('4.51.3', True, (1, 2, 0), False),
+        ('5.0.0', False, (1, 2, 0), False),
+        ('4.57.6', True, (1, 3, 6), False),
+        ('5.0.0', True, (1, 3, 6), True),
+    ],
 )
-def test_multimodal_part_of_mmpretrain(version, present, left_out, monkeypatch):
+def test_multimodal_part(version, present, mmpretrain, left_out, monkeypatch):
     dependency = types.SimpleNamespace(WITH_MULTIMODAL=present)
     monkeypatch.setitem(sys.modules, 'mmpretrain.utils.dependency', dependency)
+    number = types.SimpleNamespace(version_info=mmpretrain)
+    monkeypatch.setitem(sys.modules, 'mmpretrain.version', number)
     monkeypatch.setattr(importlib.metadata, 'version', lambda _: version)
     assert multimodal.leave_out_multimodal() is left_out
     assert dependency.WITH_MULTIMODAL is (present and not left_out)

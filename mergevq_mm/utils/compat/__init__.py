@@ -14,7 +14,7 @@ file                   waits for                  needed where
                                                   albumentations is missing
 ``missing``            an import that fails       setuptools is 82 or newer; mmcv or
                                                   mmagic is missing
-``multimodal``         mmpretrain                 transformers is 5 or newer
+``multimodal``         mmpretrain                 transformers is 4.52 or newer
 ``checkpoint_loading`` mmengine.runner            always (``weights_only=True``)
 ``gloo``               mmengine.dist              there is no GPU
 ====================== ========================== ====================================

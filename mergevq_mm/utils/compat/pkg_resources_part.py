@@ -1,4 +1,4 @@
-"""What mmengine asks of ``pkg_resources``, on :mod:`importlib.metadata`.
+"""What mmengine and openmim ask of ``pkg_resources``, on :mod:`importlib.metadata`.
 
 setuptools 82 has no ``pkg_resources`` any more. This file is imported under that name
 where there is none; other names of the real module are missing here, so that who asks
@@ -10,7 +10,9 @@ from __future__ import annotations
 from importlib import metadata
 from importlib.metadata import PackageNotFoundError as DistributionNotFound
 
-__all__ = ['Distribution', 'DistributionNotFound', 'get_distribution']
+from packaging.version import parse as parse_version
+
+__all__ = ['Distribution', 'DistributionNotFound', 'get_distribution', 'parse_version']
 
 
 class Distribution:

@@ -9,7 +9,8 @@ imports. Nothing is imported before that, and nothing where none of them is.
 import importlib.util
 import sys
 
-STACK = {'mmagic', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg', 'torchvision'}
+STACK = {'mim', 'mmagic', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg'}
+STACK |= {'torchvision'}
 
 
 class FirstOfStack:
