@@ -151,9 +151,10 @@ def test_from_a_wheel_in_another_folder(tmp_path: Path) -> None:
         archive.extractall(site)
         names = set(archive.namelist())
     # What brings the package in before the rest of the stack.
-    assert (site / 'mergevq_mm_startup.pth').read_text() == 'import mergevq_mm_startup\n'
+    name = 'mergevq_mm_startup'
+    assert (site / f'{name}.pth').read_text() == f'import {name}\n'
     startup = REPO / 'mergevq_mm/utils/compat/startup.py'
-    assert (site / 'mergevq_mm_startup.py').read_text() == startup.read_text()
+    assert (site / f'{name}.py').read_text() == startup.read_text()
     mim = 'mergevq_mm/.mim/'
     for path in (*REPO.glob('configs/**/*.py'), *REPO.glob('configs/**/*.yml')):
         if '__pycache__' not in path.parts:
