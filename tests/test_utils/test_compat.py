@@ -331,6 +331,14 @@ def test_stand_in_of_pkg_resources_tells_versions():
         part.get_distribution('no_such_package')
 
 
+def test_pytest_changes_the_path_beside_the_stand_in(monkeypatch, tmp_path):
+    from mergevq_mm.utils.compat import pkg_resources_part
+
+    monkeypatch.setitem(sys.modules, 'pkg_resources', pkg_resources_part)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert sys.path[0] == str(tmp_path)
+
+
 # Names that were dropped
 
 

@@ -12,7 +12,13 @@ from importlib.metadata import PackageNotFoundError as DistributionNotFound
 
 from packaging.version import parse as parse_version
 
-__all__ = ['Distribution', 'DistributionNotFound', 'get_distribution', 'parse_version']
+__all__ = [
+    'Distribution',
+    'DistributionNotFound',
+    'fixup_namespace_packages',
+    'get_distribution',
+    'parse_version',
+]
 
 
 class Distribution:
@@ -60,3 +66,12 @@ def get_distribution(dist: str) -> Distribution:
         DistributionNotFound: If it is not installed.
     """
     return Distribution(dist)
+
+
+def fixup_namespace_packages(path_item: str, parent: str | None = None) -> None:
+    """Do nothing: pytest calls it for packages that only the real module declares.
+
+    Args:
+        path_item (str): A folder that came onto ``sys.path``.
+        parent (str, optional): Name of the package above. Defaults to None.
+    """
