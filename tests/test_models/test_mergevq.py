@@ -566,6 +566,19 @@ def test_frozen_helpers_are_nowhere() -> None:
     assert list(model.generator_parts()) == list(MergeVQ.GENERATOR_PARTS)
 
 
+@torch.no_grad()
+def test_a_copy_of_another_type_leaves_the_losses_alone() -> None:
+    model = build_model()
+    data = prepared(model, batch())
+    expected = model.generator_losses(*data)[0]
+    copied = copy.deepcopy(model).to(torch.bfloat16)
+    found = model.generator_losses(*data)[0]
+    for name in ('loss_perceptual', 'loss_align'):  # of the two frozen networks
+        assert torch.equal(found[name], expected[name])
+    frozen = copied.target_generator.model.network
+    assert {p.dtype for p in frozen.parameters()} == {torch.bfloat16}
+
+
 def test_ema_teacher_follows_the_student(hub: MessageHub) -> None:
     teacher = dict(type='mergevq_mm.EMATeacher', momentum=0.25)
     model = build_model(head=DINO, target_generator=teacher)
