@@ -216,13 +216,23 @@ def test_gradient_reaches_every_parameter() -> None:
     assert all(p.grad.abs().sum() > 0 for n, p in encoder.named_parameters())
 
 
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('arch', [HYBRID, PATCH])
 @torch.no_grad()
-def test_compiles_into_one_graph() -> None:
-    encoder = build({**PATCH, 'num_layers': 1})
+def test_compiles_into_one_graph(
+    arch: dict, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untraceable(device: str) -> bool:
+        raise AssertionError('some versions of torch cannot trace this')
+
+    monkeypatch.setattr(torch.amp, 'is_autocast_available', untraceable)
+    encoder = build({**arch, 'num_layers': 1})
     x = torch.randn(2, 3, 16, 16)
     torch._dynamo.reset()
     compiled = torch.compile(encoder.encode, fullgraph=True, backend='eager')
-    for a, b in zip(compiled(x, 10)[:4], encoder.encode(x, 10)[:4]):
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        found, expected = compiled(x, 0.625), encoder.encode(x, 0.625)
+    for a, b in zip(found[:4], expected[:4], strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from mergevq_mm.registry import MODELS
 
 from ..utils.group_map import source_accuracy
+from ..utils.precision import no_autocast
 
 
 def source_cross_entropy(logits: Tensor, group: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ def source_binary_cross_entropy(logits: Tensor, group: Tensor) -> Tensor:
     """
     source = F.one_hot(group, logits.shape[2]).float()  # B×L×K
     # Autocast forbids binary_cross_entropy, whatever the precision of its input.
-    with torch.autocast(logits.device.type, enabled=False):
+    with no_autocast(logits):
         return F.binary_cross_entropy(logits.float().softmax(dim=2), source)
 
 
