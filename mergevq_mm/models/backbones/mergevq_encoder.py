@@ -279,7 +279,8 @@ class MergeVQEncoder(BaseBackbone):
         tokens = maps[-1].flatten(2).transpose(1, 2)  # B×D×h×w -> B×L×D
         if self.pos_embed is not None:
             tokens = tokens + resize_positions(self.pos_embed, self.grid, grid)
-        cls = self.cls_token.expand(len(tokens), -1, -1)
+        batch = tokens.shape[0]  # len() would fix it for torch.export
+        cls = self.cls_token.expand(batch, -1, -1)
         tokens = torch.cat([cls, tokens], dim=1)
         return maps, EmbeddedImage(tokens, grid)
 
