@@ -15,6 +15,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DefaultScope
+from mmpretrain.models.peft.lora import LoRALinear
 from mmpretrain.structures import DataSample
 from tiny_mergevq import (
     BITS,
@@ -473,14 +474,14 @@ def test_keep_may_be_one_number_or_all(hub: MessageHub) -> None:
 def merged_by(model: MergeVQ) -> list[tuple[int, list[int]]]:
     """Filled at each call of the blocks: tokens left at the end, and merged in each."""
     seen: list = []
-    plan_of = model.backbone._plan
+    plan_of = model.backbone.plan
 
     def plan(grid: tuple[int, int], *args: Any) -> list[int]:
         removed = list(plan_of(grid, *args))
         seen.append((grid[0] * grid[1] - sum(removed), removed))
         return removed
 
-    model.backbone._plan = plan
+    model.backbone.plan = plan
     return seen
 
 
@@ -548,6 +549,27 @@ def test_alignment_of_a_small_view_takes_what_the_layers_reach() -> None:
     views = [torch.randn(1, 3, 8, 8), torch.randn(1, 3, 2, 12), torch.randn(1, 3, 8, 8)]
     model.generator_losses(views, None)  # 4 of 16, so 1.5 of 6: two layers reach 2
     assert [left for left, _ in seen] == [4, 2]
+
+
+def test_wrapped_projections_are_used_in_both_views() -> None:
+    """As LoRA of peft or mmpretrain wraps them: nothing reads the weight beneath."""
+    plain, wrapped = build_model(), build_model()
+    wrapped.load_state_dict(plain.state_dict())
+    generator = torch.Generator().manual_seed(2)
+    for layer, adapted in zip(plain.backbone.layers, wrapped.backbone.layers):
+        lora = LoRALinear(adapted.attn.qkv, alpha=1, rank=2)
+        for part in (lora.lora_down, lora.lora_up):
+            nn.init.normal_(part.weight, generator=generator)
+        adapted.attn.qkv = lora
+        update = lora.scaling * lora.lora_up.weight @ lora.lora_down.weight
+        layer.attn.qkv.weight.data += update.detach()
+    data = prepared(plain, batch())
+    expected, found = (m.generator_losses(*data)[0] for m in (plain, wrapped))
+    for name in ('loss_pixel', 'loss_align'):  # of the image, and of the student's view
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+    found['loss_align'].backward()
+    for layer in wrapped.backbone.layers:
+        assert layer.attn.qkv.lora_down.weight.grad.abs().sum() > 0
 
 
 # ------------------------------------------------------------------------ teachers

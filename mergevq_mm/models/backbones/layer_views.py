@@ -40,7 +40,7 @@ def merged_layers(
     """
     x, grid = encoder.embed(images)
     size, group = None, unmerged(x)
-    plan = encoder._plan(grid, keep, removed)
+    plan = encoder.plan(grid, keep, removed)
     for block, r in zip(encoder.layers, plan, strict=True):
         x, size, group = block(x, size, group, r)
         yield in_raster_order(x, size, group, grid)
@@ -77,7 +77,7 @@ def class_attention(
         )
     x, grid = encoder.embed(images)
     size, group = None, unmerged(x)
-    plan = encoder._plan(grid, keep)
+    plan = encoder.plan(grid, keep)
     wanted = layer % encoder.num_layers
     for block, r in zip(encoder.layers[:wanted], plan[:wanted], strict=True):
         x, size, group = block(x, size, group, r)
