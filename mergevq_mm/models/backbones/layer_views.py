@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..utils.group_map import in_raster_order, unmerged
+from ..utils.precision import no_autocast
 from ..utils.structures import MergedTokens
 from .mergevq_encoder import MergeVQEncoder
 
@@ -109,7 +110,8 @@ def attention_of_first(
     batch, length, dim = x.shape
     projected = qkv(x).view(batch, length, 3, num_heads, dim // num_heads)
     query, key, _ = projected.permute(2, 0, 3, 1, 4).float()  # each B×h×T×D/h
-    scores = query[:, :, :1] @ key.transpose(2, 3)  # B×h×1×T
+    with no_autocast(x):
+        scores = query[:, :, :1] @ key.transpose(2, 3)  # B×h×1×T
     scores = scores.squeeze(2) / (dim // num_heads) ** 0.5
     if size is not None:
         scores = scores + size.float().log().unsqueeze(1)
