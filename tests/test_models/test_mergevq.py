@@ -13,6 +13,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 from mmengine.model import MMSeparateDistributedDataParallel
+from mmengine.model.wrappers import seperate_distributed
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.models.peft.lora import LoRALinear
@@ -800,8 +801,10 @@ def test_prediction_runs_the_stem_once() -> None:
 
 
 @pytest.fixture
-def one_process(tmp_path: Path) -> Iterator[None]:
-    """A gloo group of one process."""
+def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A gloo group of one process; its wrapped parts stay on the CPU."""
+    # They go to a GPU where there is one, while the rest of a test stays here.
+    monkeypatch.setattr(seperate_distributed, 'get_device', lambda: 'cpu')
     store = f'file://{tmp_path}/store'
     torch.distributed.init_process_group(
         'gloo', init_method=store, rank=0, world_size=1
