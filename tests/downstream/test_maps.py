@@ -87,7 +87,7 @@ def test_merged_maps_are_constant_on_groups(path: Path) -> None:
         assert len(last[b].T.unique(dim=0)) == number
     # Earlier blocks have merged as much as their part of the schedule, and stages of
     # the stem nothing.
-    left = [length - sum(backbone._plan((9, 13), 0.5)[: i + 1]) for i in range(12)]
+    left = [length - sum(backbone.plan((9, 13), 0.5)[: i + 1]) for i in range(12)]
     stages = len(backbone.out_stages)
     for i, feature in zip(sorted(backbone.out_indices), maps[stages:]):
         assert feature.shape[2:] == (9, 13)

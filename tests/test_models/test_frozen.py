@@ -1,9 +1,12 @@
 import copy
+import pickle
+import weakref
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, ExponentialMovingAverage
 from PIL import Image
 from torch import nn
 
@@ -61,13 +64,13 @@ def test_follows_dtype_and_device_before_and_after_it_is_built():
     owner, other = Owner(network=ready), Owner(network=lambda: late)
     owner.init_weights()
     owner.double(), other.double()
-    assert ready.weight.dtype == torch.float64
+    assert owner.helper.network.weight.dtype == torch.float64
     assert late.weight.dtype == torch.float32  # not built yet
     other.init_weights()
-    assert late.weight.dtype == torch.float64
+    assert other.helper.network is late and late.weight.dtype == torch.float64
     assert other.helper(torch.rand(1, 3, 5, 5)).dtype == torch.float64
     owner.to('meta')
-    assert ready.weight.device.type == 'meta'
+    assert owner.helper.network.weight.device.type == 'meta'
 
 
 def test_stays_in_evaluation_mode():
@@ -88,6 +91,82 @@ def test_a_deep_copy_shares_the_network():
     assert after.helper.network is owner.helper.network is before.helper.network
     assert after.helper is not owner.helper
     assert after.own.weight is not owner.own.weight
+
+
+MOVES = {
+    'to': lambda owner: owner.to(torch.bfloat16),
+    'half': lambda owner: owner.half(),
+    'double': lambda owner: owner.double(),
+    'device': lambda owner: owner.to('meta'),
+    'ema': lambda owner: ExponentialMovingAverage(owner, device='meta').module,
+}
+
+
+@pytest.mark.parametrize('move', MOVES.values(), ids=MOVES)
+@pytest.mark.parametrize('built', ['before', 'between', 'after'])
+def test_a_moved_copy_leaves_the_original_alone(built: str, move: Callable) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    owner = Owner(network=build)
+    if built == 'before':
+        owner.init_weights()
+    moved = copy.deepcopy(owner)
+    if built == 'between':
+        owner.init_weights()
+    moved = move(moved)
+    network, place = moved.helper.network, moved.own.weight
+    for value in (network[0].weight, network[1].running_mean):
+        assert (value.dtype, value.device) == (place.dtype, place.device)
+        assert not value.requires_grad
+    assert network is not owner.helper.network and not network.training
+    expected = build().state_dict()
+    for name, value in owner.helper.network.state_dict().items():
+        assert value.device.type == 'cpu' and torch.equal(value, expected[name])
+    image = torch.rand(1, 3, 5, 5)
+    torch.testing.assert_close(owner.helper(image), build().eval()(image))
+    assert moved.helper(image.to(place)).dtype == place.dtype
+
+
+def test_copies_share_a_network_wherever_they_agree() -> None:
+    owner = Owner(network=nn.Conv2d(3, 4, 3))
+    first, second = copy.deepcopy(owner), copy.deepcopy(owner)
+    own = weakref.ref(owner.helper.network)
+    first.double(), second.double()
+    assert first.helper.network is second.helper.network is not own()
+    first.float()
+    assert first.helper.network is own()
+    owner.double(), first.double()
+    assert own() is None  # nobody uses it any more
+
+
+def test_an_unchanged_place_keeps_the_network() -> None:
+    owner = Owner(network=nn.Conv2d(3, 4, 3))
+    network = owner.helper.network
+    weight = network.weight
+    owner.to('cpu', torch.float32).share_memory()
+    assert owner.helper.network is network and network.weight is weight
+
+
+def test_pickled_models_bring_their_network() -> None:
+    owner = Owner(network=nn.Conv2d(3, 4, 3))
+    read = pickle.loads(pickle.dumps(owner))
+    image = torch.rand(1, 3, 5, 5)
+    assert torch.equal(read.helper(image), owner.helper(image))
+    copied = copy.deepcopy(read).double()
+    assert copied.helper.network.weight.dtype == torch.float64
+    assert torch.equal(read.helper(image), owner.helper(image))
+
+
+def test_a_script_is_moved_too() -> None:
+    script = nn.Sequential(torch.jit.script(nn.Conv2d(3, 4, 3)))
+    owner = Owner(network=script)
+    moved = copy.deepcopy(owner).double()
+    image = torch.rand(1, 3, 5, 5)
+    assert moved.helper(image).dtype == torch.float64
+    assert owner.helper(image).dtype == torch.float32
+    torch.testing.assert_close(moved.helper(image).float(), owner.helper(image))
 
 
 def test_normalisation_and_resize():

@@ -91,7 +91,7 @@ def test_class_attention_explains_the_output(
 
     x, grid = encoder.embed(images)
     size, group = None, unmerged(x)
-    plan = encoder._plan(grid, keep)
+    plan = encoder.plan(grid, keep)
     wanted = layer % 3
     for block, r in zip(encoder.layers[:wanted], plan):
         x, size, group = block(x, size, group, r)

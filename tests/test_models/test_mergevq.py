@@ -13,8 +13,10 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 from mmengine.model import MMSeparateDistributedDataParallel
+from mmengine.model.wrappers import seperate_distributed
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DefaultScope
+from mmpretrain.models.peft.lora import LoRALinear
 from mmpretrain.structures import DataSample
 from tiny_mergevq import (
     BITS,
@@ -473,14 +475,14 @@ def test_keep_may_be_one_number_or_all(hub: MessageHub) -> None:
 def merged_by(model: MergeVQ) -> list[tuple[int, list[int]]]:
     """Filled at each call of the blocks: tokens left at the end, and merged in each."""
     seen: list = []
-    plan_of = model.backbone._plan
+    plan_of = model.backbone.plan
 
     def plan(grid: tuple[int, int], *args: Any) -> list[int]:
         removed = list(plan_of(grid, *args))
         seen.append((grid[0] * grid[1] - sum(removed), removed))
         return removed
 
-    model.backbone._plan = plan
+    model.backbone.plan = plan
     return seen
 
 
@@ -550,6 +552,27 @@ def test_alignment_of_a_small_view_takes_what_the_layers_reach() -> None:
     assert [left for left, _ in seen] == [4, 2]
 
 
+def test_wrapped_projections_are_used_in_both_views() -> None:
+    """As LoRA of peft or mmpretrain wraps them: nothing reads the weight beneath."""
+    plain, wrapped = build_model(), build_model()
+    wrapped.load_state_dict(plain.state_dict())
+    generator = torch.Generator().manual_seed(2)
+    for layer, adapted in zip(plain.backbone.layers, wrapped.backbone.layers):
+        lora = LoRALinear(adapted.attn.qkv, alpha=1, rank=2)
+        for part in (lora.lora_down, lora.lora_up):
+            nn.init.normal_(part.weight, generator=generator)
+        adapted.attn.qkv = lora
+        update = lora.scaling * lora.lora_up.weight @ lora.lora_down.weight
+        layer.attn.qkv.weight.data += update.detach()
+    data = prepared(plain, batch())
+    expected, found = (m.generator_losses(*data)[0] for m in (plain, wrapped))
+    for name in ('loss_pixel', 'loss_align'):  # of the image, and of the student's view
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+    found['loss_align'].backward()
+    for layer in wrapped.backbone.layers:
+        assert layer.attn.qkv.lora_down.weight.grad.abs().sum() > 0
+
+
 # ------------------------------------------------------------------------ teachers
 
 
@@ -564,6 +587,19 @@ def test_frozen_helpers_are_nowhere() -> None:
     assert parameters == sides
     assert not any('perceptual' in name for name in model.state_dict())
     assert list(model.generator_parts()) == list(MergeVQ.GENERATOR_PARTS)
+
+
+@torch.no_grad()
+def test_a_copy_of_another_type_leaves_the_losses_alone() -> None:
+    model = build_model()
+    data = prepared(model, batch())
+    expected = model.generator_losses(*data)[0]
+    copied = copy.deepcopy(model).to(torch.bfloat16)
+    found = model.generator_losses(*data)[0]
+    for name in ('loss_perceptual', 'loss_align'):  # of the two frozen networks
+        assert torch.equal(found[name], expected[name])
+    frozen = copied.target_generator.model.network
+    assert {p.dtype for p in frozen.parameters()} == {torch.bfloat16}
 
 
 def test_ema_teacher_follows_the_student(hub: MessageHub) -> None:
@@ -765,8 +801,10 @@ def test_prediction_runs_the_stem_once() -> None:
 
 
 @pytest.fixture
-def one_process(tmp_path: Path) -> Iterator[None]:
-    """A gloo group of one process."""
+def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A gloo group of one process; its wrapped parts stay on the CPU."""
+    # They go to a GPU where there is one, while the rest of a test stays here.
+    monkeypatch.setattr(seperate_distributed, 'get_device', lambda: 'cpu')
     store = f'file://{tmp_path}/store'
     torch.distributed.init_process_group(
         'gloo', init_method=store, rank=0, world_size=1

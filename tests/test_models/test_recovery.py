@@ -106,6 +106,23 @@ def test_logits_are_scaled_products_of_queries_and_keys() -> None:
     torch.testing.assert_close(found, torch.tensor(expected))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('half', [False, True])
+def test_scores_are_float32_whatever_the_networks_compute_in(half: bool) -> None:
+    """In bfloat16 close scores are equal, and the first of them would win."""
+    neck, codes, seen = learned(), signs(2, 5, 6), []
+    for part in (neck.layers, neck.key):
+        part.register_forward_hook(lambda module, args, out: seen.append(out))
+    if half:
+        neck, codes = neck.bfloat16(), codes.bfloat16()
+    with torch.autocast('cpu', torch.bfloat16, enabled=not half):
+        logits = neck.scores(codes, (3, 4))
+    refined, keys = (x.double() for x in seen)
+    assert seen[1].dtype == torch.bfloat16 and logits.dtype == torch.float32
+    expected = refined @ keys.transpose(1, 2) / 4
+    torch.testing.assert_close(logits.double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_identical_codes_get_identical_scores() -> None:
     codes = signs(1, 5, 6)
     codes[0, 3] = codes[0, 1]

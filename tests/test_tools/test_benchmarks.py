@@ -11,18 +11,13 @@ from types import ModuleType
 
 import pytest
 import torch
+from macs_by_hand import block_macs, encoder_macs, stem_macs
 from mmengine.config import Config
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mergevq_mm.models.backbones import MergeVQEncoder
-from mergevq_mm.models.utils.macs import (
-    block_macs,
-    encoder_macs,
-    hybrid_stem_macs,
-    merging_bound,
-)
 
 REPO = Path(__file__).parents[2]
 FOLDER = REPO / 'tools' / 'benchmarks'
@@ -89,7 +84,8 @@ def test_macs_by_hand() -> None:
     assert macs['matching'] == 3 * 2 * 4
     assert macs['merging'] == 2 * 1 * 9
     # 4x4 px: 3x3 conv 3->2, one block 2->2, stride 2, one block 2->4 with shortcut.
-    stem = hybrid_stem_macs((4, 4), 2, (1, 2), 1)
+    arch = {**HYBRID, 'base_channels': 2, 'channel_mult': (1, 2), 'num_res_blocks': 1}
+    stem = stem_macs(arch, (4, 4))
     assert stem == 16 * 54 + 16 * 72 + 4 * 36 + 4 * (72 + 144 + 8)
 
 
@@ -98,17 +94,6 @@ def test_macs_of_the_papers_model() -> None:
     removed = (12, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 5)
     macs = encoder_macs(MergeVQEncoder.arch_zoo['g+r-d64'], (256, 256), removed)
     assert sum(macs.values()) == pytest.approx(46.4e9, rel=0.01)
-
-
-def test_bound_leaves_the_price_of_merging_out() -> None:
-    plain = {'stem': 100, 'attention': 60, 'mlp': 40, 'matching': 0, 'merging': 0}
-    merged = {'stem': 100, 'attention': 40, 'mlp': 20, 'matching': 9, 'merging': 9}
-    assert merging_bound(plain, merged) == 200 / 160
-
-
-def test_macs_refuse_a_wrong_number_of_blocks() -> None:
-    with pytest.raises(ValueError, match='each of the 3 blocks'):
-        encoder_macs(PATCH, (32, 32), [1, 2])
 
 
 # ------------------------------------------------------------------- common parts
@@ -322,7 +307,14 @@ def test_encoder(
     removed = rows[0]['removed']
     assert sum(removed) == 64 - 16
     plain, merged = (encoder_macs(HYBRID, (32, 32), r) for r in ([0] * 3, removed))
-    assert rows[1]['bound'] == pytest.approx(merging_bound(plain, merged))
+    assert rows[1]['macs_plain'] == pytest.approx(sum(plain.values()) / 1e9)
+    assert rows[1]['macs'] == pytest.approx(sum(merged.values()) / 1e9)
+    price = merged['matching'] + merged['merging']
+    assert rows[1]['macs_share'] == pytest.approx(price / sum(merged.values()))
+    bound = sum(plain.values()) / (sum(merged.values()) - price)
+    assert rows[1]['bound'] == pytest.approx(bound)
+    blocks = sum(plain.values()) - plain['stem']
+    assert rows[0]['macs_plain'] == pytest.approx(blocks / 1e9)
     assert rows[0]['bound'] > rows[1]['bound'] > 1
     assert all(row['matching'] > 0 for row in rows)
     assert 'reached' in capsys.readouterr().out

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from macs_by_hand import encoder_macs
 from PIL import Image
 from tiny_mergevq import DIMS, ENCODER, SIZE, build_model, run_cfg, write_images
 
@@ -19,7 +20,6 @@ from mergevq_mm.evaluation import knn_accuracy
 from mergevq_mm.evaluation.feature_files import read_features, write_features
 from mergevq_mm.evaluation.probe import linear_probe
 from mergevq_mm.models import MergeVQ
-from mergevq_mm.models.utils.macs import encoder_macs
 from mergevq_mm.models.utils.merge_schedule import merge_schedule
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'

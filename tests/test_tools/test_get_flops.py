@@ -11,11 +11,11 @@ from types import ModuleType
 
 import pytest
 import torch
+from macs_by_hand import encoder_macs
 from torch import nn
 from torch.nn import functional as F
 
 from mergevq_mm.models.backbones.architectures import ARCHITECTURES
-from mergevq_mm.models.utils.macs import encoder_macs
 from mergevq_mm.models.utils.merge_schedule import SCHEDULES, merge_schedule
 from mergevq_mm.utils.config import load_config
 from mergevq_mm.utils.flops import count_macs, model_costs, tokenizer_costs

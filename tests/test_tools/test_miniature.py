@@ -154,7 +154,8 @@ def test_cell_trains_and_measures(tools: Tools, setting: Any, method: str) -> No
 
 
 def test_macs_are_those_of_the_count_by_hand(tools: Tools, setting: Any) -> None:
-    from mergevq_mm.models.utils.macs import encoder_macs
+    from macs_by_hand import encoder_macs
+
     from mergevq_mm.models.utils.merge_schedule import merge_schedule
     from mergevq_mm.registry import MODELS
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -135,18 +135,15 @@ def speeds(
     return {keep: len(images) / median(seconds[str(keep)]) for keep in keeps}
 
 
-def operations(
-    cfg: Config, encoder: MergeVQEncoder, size: tuple[int, int], keep: int
-) -> float:
+def operations(backbone: Mapping[str, Any], size: tuple[int, int], keep: int) -> float:
     """Millions of multiply-accumulates of the encoder for one image at one K."""
-    from mergevq_mm.models.backbones.architectures import read_architecture
-    from mergevq_mm.models.utils.macs import encoder_macs
-    from mergevq_mm.models.utils.merge_schedule import merge_schedule
+    from mergevq_mm.utils.building import build_on_meta
+    from mergevq_mm.utils.flops import count_macs
 
-    rows, columns = encoder.grid_of(*size)
-    plan = merge_schedule(rows * columns, keep, encoder.num_layers, encoder.schedule)
-    arch = read_architecture(cfg.model.backbone.get('arch', 'g+r-d64'))
-    return sum(encoder_macs(arch, size, plan).values()) / 1e6
+    encoder = build_on_meta(backbone).requires_grad_(False)
+    with torch.device('meta'):
+        image = torch.zeros(1, 3, *size)
+        return sum(count_macs(encoder, lambda: encoder.encode(image, keep))) / 1e6
 
 
 def draw(rows: Sequence[dict[str, Any]], title: str, file: Path) -> None:
@@ -222,9 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             'fewer': 'times fewer MAC|.2f',
         },
     )
-    most = operations(cfg, model.backbone, size, length)
+    most = operations(cfg.model.backbone, size, length)
     for keep in keeps:
-        macs = operations(cfg, model.backbone, size, keep)
+        macs = operations(cfg.model.backbone, size, keep)
         report.add(
             keep=keep,
             **found[keep],

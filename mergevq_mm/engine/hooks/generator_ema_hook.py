@@ -31,7 +31,7 @@ from torch import nn
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.distributed import unwrap
 
-from .run_state_hook import _unwrap_names
+from .run_state_hook import unwrap_names
 
 
 def generator_view(model: nn.Module, parts: Iterable[str]) -> nn.ModuleDict:
@@ -256,7 +256,7 @@ class GeneratorEMAHook(EMAHook):
         if not self._averaged():
             self._copy_source()
         # RunStateHook, where it is used, has done so already.
-        weights = _unwrap_names(runner, checkpoint['state_dict'])
+        weights = unwrap_names(runner, checkpoint['state_dict'])
         checkpoint['state_dict'] = weights
         state = self.ema_model.state_dict()
         checkpoint['ema_state_dict'] = {name: v.cpu() for name, v in state.items()}

@@ -102,7 +102,7 @@ class RunStateHook(Hook):
         self._collected = None
         for key in set(checkpoint) - {'state_dict'}:
             checkpoint[key] = to_plain(checkpoint[key], key)
-        checkpoint['state_dict'] = _unwrap_names(runner, checkpoint['state_dict'])
+        checkpoint['state_dict'] = unwrap_names(runner, checkpoint['state_dict'])
         checkpoint['rng_states'] = states
         if self._accumulation is None and get_world_size() == 1:
             self._accumulation = get_accumulation(runner.optim_wrapper)
@@ -289,7 +289,7 @@ class RunStateHook(Hook):
         self._before_val = None
 
 
-def _unwrap_names(runner: Runner, state_dict: dict[str, Any]) -> dict[str, Any]:
+def unwrap_names(runner: Runner, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Drop the ``module.`` of parts that are wrapped one by one.
 
     ``MMSeparateDistributedDataParallel`` wraps the children of the model, so that

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mergevq_mm.registry import HOOKS
+from mergevq_mm.utils.compiling import recompile_limit
 from mergevq_mm.utils.distributed import unwrap
 
 RECOMPILE_LIMIT = 64  # one graph for each K and each image size
@@ -109,8 +110,5 @@ def prepare(
 
 def _allow_recompiling() -> None:
     """Let dynamo make a graph for each K, where it would give up after eight."""
-    config = torch._dynamo.config
-    # torch 2.5 has the limit under its older name.
-    names = ('recompile_limit', 'cache_size_limit')
-    name = next(name for name in names if hasattr(config, name))
+    config, name = torch._dynamo.config, recompile_limit()
     setattr(config, name, max(getattr(config, name), RECOMPILE_LIMIT))

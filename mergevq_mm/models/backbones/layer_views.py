@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..utils.group_map import in_raster_order, unmerged
+from ..utils.precision import no_autocast
 from ..utils.structures import MergedTokens
 from .mergevq_encoder import MergeVQEncoder
 
@@ -40,7 +41,7 @@ def merged_layers(
     """
     x, grid = encoder.embed(images)
     size, group = None, unmerged(x)
-    plan = encoder._plan(grid, keep, removed)
+    plan = encoder.plan(grid, keep, removed)
     for block, r in zip(encoder.layers, plan, strict=True):
         x, size, group = block(x, size, group, r)
         yield in_raster_order(x, size, group, grid)
@@ -77,7 +78,7 @@ def class_attention(
         )
     x, grid = encoder.embed(images)
     size, group = None, unmerged(x)
-    plan = encoder._plan(grid, keep)
+    plan = encoder.plan(grid, keep)
     wanted = layer % encoder.num_layers
     for block, r in zip(encoder.layers[:wanted], plan[:wanted], strict=True):
         x, size, group = block(x, size, group, r)
@@ -109,7 +110,8 @@ def attention_of_first(
     batch, length, dim = x.shape
     projected = qkv(x).view(batch, length, 3, num_heads, dim // num_heads)
     query, key, _ = projected.permute(2, 0, 3, 1, 4).float()  # each B×h×T×D/h
-    scores = query[:, :, :1] @ key.transpose(2, 3)  # B×h×1×T
+    with no_autocast(x):
+        scores = query[:, :, :1] @ key.transpose(2, 3)  # B×h×1×T
     scores = scores.squeeze(2) / (dim // num_heads) ** 0.5
     if size is not None:
         scores = scores + size.float().log().unsqueeze(1)

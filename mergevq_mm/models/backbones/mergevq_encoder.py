@@ -201,37 +201,9 @@ class MergeVQEncoder(BaseBackbone):
         """
         x, grid = embedded
         size, group = None, unmerged(x)
-        for layer, r in zip(self.layers, self._plan(grid, keep, removed), strict=True):
+        for layer, r in zip(self.layers, self.plan(grid, keep, removed), strict=True):
             x, size, group = layer(x, size, group, r)
         return in_raster_order(x, size, group, grid)
-
-    def encode_class(
-        self,
-        x: Tensor,
-        keep: int | float | None = None,
-        removed: Sequence[int] | None = None,
-    ) -> Tensor:
-        """The class token of :meth:`encode`, without what only the others need.
-
-        There is no source map, and the last block computes the class token alone: what
-        it merges cannot change it any more.
-
-        Args:
-            x (Tensor): Images, B×3×H×W.
-            keep (int | float, optional): See :meth:`encode`. Defaults to None.
-            removed (Sequence[int], optional): See :meth:`encode`. Defaults to None.
-
-        Returns:
-            Tensor: B×D.
-
-        Raises:
-            ValueError: As :meth:`encode`.
-        """
-        x, grid = self.embed(x)
-        size, plan = None, self._plan(grid, keep, removed)
-        for layer, r in zip(self.layers[:-1], plan[:-1], strict=True):
-            x, size, _ = layer(x, size, None, r)
-        return self.layers[-1].class_token(x, size)
 
     # ------------------------------------------------------------------- backbone
 
@@ -241,31 +213,29 @@ class MergeVQEncoder(BaseBackbone):
         keep: int | float | None = None,
         mode: str = 'features',
         removed: Sequence[int] | None = None,
-    ) -> tuple[Tensor, ...] | MergedTokens | Tensor:
+    ) -> tuple[Tensor, ...] | MergedTokens:
         """Extract features, or encode for the tokenizer.
 
         Args:
             x (Tensor): Images, B×3×H×W.
             keep (int | float, optional): Tokens to keep. Defaults to None: for
                 features, the constructor's; for encoding, all.
-            mode (str): 'features'; 'encode' for :meth:`encode`, callable here so that
-                distributed wrappers see it; 'cls' for :meth:`encode_class`.
-                Defaults to 'features'.
+            mode (str): 'features', or 'encode' for :meth:`encode`, callable here so
+                that distributed wrappers see it. Defaults to 'features'.
             removed (Sequence[int], optional): Instead of the schedule, how many tokens
                 to merge in each block. Defaults to None.
 
         Returns:
-            tuple[Tensor] | MergedTokens | Tensor: A tensor for each of ``out_stages``
-            and ``out_indices``, by ``out_type``; what :meth:`encode` returns; or B×D.
+            tuple[Tensor] | MergedTokens: A tensor for each of ``out_stages``
+            and ``out_indices``, by ``out_type``; or what :meth:`encode` returns.
         """
-        one_of('mode', mode, ('features', 'encode', 'cls'))
-        if mode != 'features':
-            encode = self.encode if mode == 'encode' else self.encode_class
-            return encode(x, keep, removed)
+        one_of('mode', mode, ('features', 'encode'))
+        if mode == 'encode':
+            return self.encode(x, keep, removed)
         maps, (x, grid) = self._embed(x)
         size, group = None, unmerged(x)
         outs = [maps[i] for i in self.out_stages]
-        plan = self._plan(grid, self.keep if keep is None else keep, removed)
+        plan = self.plan(grid, self.keep if keep is None else keep, removed)
         for i, (layer, r) in enumerate(zip(self.layers, plan, strict=True)):
             x, size, group = layer(x, size, group, r)
             if i in self.out_indices:
@@ -279,17 +249,30 @@ class MergeVQEncoder(BaseBackbone):
         tokens = maps[-1].flatten(2).transpose(1, 2)  # B×D×h×w -> B×L×D
         if self.pos_embed is not None:
             tokens = tokens + resize_positions(self.pos_embed, self.grid, grid)
-        cls = self.cls_token.expand(len(tokens), -1, -1)
+        batch = tokens.shape[0]  # len() would fix it for torch.export
+        cls = self.cls_token.expand(batch, -1, -1)
         tokens = torch.cat([cls, tokens], dim=1)
         return maps, EmbeddedImage(tokens, grid)
 
-    def _plan(
+    def plan(
         self,
         grid: tuple[int, int],
         keep: int | float | None,
         removed: Sequence[int] | None = None,
     ) -> Sequence[int]:
-        """How many tokens each block merges."""
+        """How many tokens each block merges.
+
+        Args:
+            grid (tuple[int, int]): Rows and columns of the tokens.
+            keep (int | float, optional): See :meth:`encode`.
+            removed (Sequence[int], optional): See :meth:`encode`. Defaults to None.
+
+        Returns:
+            Sequence[int]: A number for each block.
+
+        Raises:
+            ValueError: If K cannot be reached, or ``removed`` does not fit.
+        """
         length = grid[0] * grid[1]
         if removed is not None:
             if len(removed) != self.num_layers:

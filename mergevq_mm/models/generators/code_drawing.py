@@ -157,11 +157,12 @@ class CodeDrawing:
             logits = self.restricted(logits, part, before)
             return self.rule.choose(part, logits, noise)
 
-        rows = context.shape[0] * context.shape[1]
-        if rows not in self.scratch:
-            self.scratch[rows] = self.network.head.scratch(rows, context)
+        rows, number = context.shape[:2]
+        # The rows stay the same; as a key, their number would be compiled in.
+        if number not in self.scratch:
+            self.scratch[number] = self.network.head.scratch(rows * number, context)
         return self.network.head.draw(
-            context, self.network.embedding, choose, self.scratch[rows]
+            context, self.network.embedding, choose, self.scratch[number]
         )
 
     def restricted(self, logits: Tensor, part: int, before: Tensor | None) -> Tensor:

@@ -4,23 +4,27 @@ The step has static shapes and works in place, so that a compiler or a CUDA grap
 take it. Three things change between steps: the tensors that hold code and position,
 whose contents change; ``read``, the part of the cache that is looked at, which grows by
 whole blocks; and, seldom, the cache's store, when a sample needs more room. A compiled
-step is compiled again where a size is new. A graph is captured for each ``read``, and
+step has one graph for all batches of two and more samples, one for a single sample, and
+others for other kinds of options and caches. A graph is captured for each ``read``, and
 all are thrown away when the store is another one, as they would write into the old.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from mergevq_mm.utils.compiling import limit_hit, recompile_limit
+
 from .raster_decoding import RasterDecoding, decode_step
 
 STEPS = ('eager', 'compile', 'graph')
 BACKEND = 'inductor'
-RECOMPILATIONS = 64  # sizes of batches, caches and reads in one process
+RECOMPILATIONS = 64  # graphs of one process
 
 Step = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -74,7 +78,7 @@ def compiled_step(backend: str) -> Callable[..., Tensor]:
 
 
 class CompiledStep:
-    """The step, compiled to one graph.
+    """The step, compiled to one graph; as it is, where there are too many graphs.
 
     Args:
         decoding (RasterDecoding): The samples.
@@ -86,8 +90,20 @@ class CompiledStep:
 
     def __call__(self, code: Tensor, token: Tensor, read: int) -> Tensor:
         """See :func:`.raster_decoding.decode_step`."""
-        with torch._dynamo.config.patch(recompile_limit=RECOMPILATIONS):
-            return self.run(self.decoding, code, token, read)
+        try:
+            with torch._dynamo.config.patch({recompile_limit(): RECOMPILATIONS}):
+                return self.run(self.decoding, code, token, read)
+        except limit_hit():
+            # Raised before the step: nothing of it has been done.
+            warnings.warn(
+                f"step='compile' has reached {RECOMPILATIONS} graphs in this process; "
+                "steps of yet other sizes and options now run as step='eager' does. "
+                'Start a new process, or draw with fewer sizes and options.',
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.run = decode_step
+            return decode_step(self.decoding, code, token, read)
 
 
 class CapturedStep:

@@ -21,7 +21,7 @@ from .sampling import check_count, uniform_noise
 from .speculative import decode_speculatively
 from .structures import CodeBatch, SampledCodes
 from .token_cache import CompressedCache, TokenCache
-from .visibility import first_of_its_kind, mergear_block_mask, mergear_mask
+from .visibility import first_of_its_kind, mergear_mask
 
 CACHE_BLOCK = 16  # slots
 CACHES = {'full': TokenCache, 'compressed': CompressedCache}
@@ -53,10 +53,6 @@ class MergeAR(CodeGenerator):
             are, nothing is ever dropped. Defaults to 2.
         duplicates (str): What a repetition is in training: an equal 'code', as in
             generation, or the same 'group' of the source map. Defaults to 'code'.
-        attention (str): 'sdpa', or 'flex' for a compiled FlexAttention with a block
-            mask, which skips the blocks of 128×128 that nobody sees; for training on
-            a GPU. Whether it pays has not been measured: no config uses it. Defaults
-            to 'sdpa'.
         **kwargs: Of :class:`CodeGenerator`.
 
     Raises:
@@ -69,14 +65,12 @@ class MergeAR(CodeGenerator):
         sequence: str = 'raster',
         window: int | None = 2,
         duplicates: str = 'code',
-        attention: str = 'sdpa',
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         for name, value, known in (
             ('sequence', sequence, ('raster', 'distinct')),
             ('duplicates', duplicates, ('code', 'group')),
-            ('attention', attention, ('sdpa', 'flex')),
         ):
             if value not in known:
                 raise ValueError(
@@ -93,23 +87,13 @@ class MergeAR(CodeGenerator):
                 "give it neck=dict(type='mergevq_mm.SourceRecovery') or generate the "
                 "whole 'raster'."
             )
-        self.sequence, self.duplicates, self.attention = sequence, duplicates, attention
+        self.sequence, self.duplicates = sequence, duplicates
         self.window = window if sequence == 'raster' else None
 
     # ------------------------------------------------------------------- training
 
     def loss_codes(self, batch: CodeBatch) -> dict[str, Tensor]:
-        """Losses of tokenized images; see :meth:`CodeGenerator.code_losses`.
-
-        Raises:
-            ValueError: If FlexAttention is to be trained on a CPU.
-        """
-        on = batch.index.device.type
-        if self.attention == 'flex' and on != 'cuda' and torch.is_grad_enabled():
-            raise ValueError(
-                f"attention='flex' cannot be trained on the {on}, as it has no "
-                "backward pass there; use attention='sdpa', or train on a GPU."
-            )
+        """Losses of tokenized images; see :meth:`CodeGenerator.code_losses`."""
         if self.sequence == 'raster':
             index = recover_tokens(batch.index.unsqueeze(-1), batch.group).squeeze(-1)
             kinds = index if self.duplicates == 'code' else batch.group
@@ -136,8 +120,7 @@ class MergeAR(CodeGenerator):
         known = index[:, :-1]
         x = torch.cat([self.embed_prefix(labels, keep), self.embedding(known)], dim=1)
         first = first_of_its_kind((index if kinds is None else kinds)[:, :-1])
-        make = mergear_block_mask if self.attention == 'flex' else mergear_mask
-        mask = make(first, self.prefix, self.window)
+        mask = mergear_mask(first, self.prefix, self.window)
         factors = self.factors(keep)[: x.shape[1]]
         x = self.transformer(self.dropout(x), factors, mask)
         return self.head(x[:, self.prefix - 1 :], index, self.embedding)

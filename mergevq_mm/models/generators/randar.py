@@ -95,7 +95,8 @@ class RandAR(CodeGenerator):
             Tensor: Int64.
         """
         if self.positions == 'rank':
-            return rank_positions(keep).to(group.device).expand(len(group), -1, -1)
+            ranks = rank_positions(keep).to(group.device)
+            return ranks.expand(group.shape[0], -1, -1)
         return self._on_the_grid(first_occurrence(group, keep))
 
     def _on_the_grid(self, position: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class RandAR(CodeGenerator):
     def factors(self, places: Tensor) -> Tensor:
         """Rotary factors of prefix and slots, B×(P+K)×(c/2)×2."""
         turned = rotary_factors(places, self.transformer.head_dim)
-        prefix = self.prefix_factors.expand(len(places), -1, -1, -1)
+        prefix = self.prefix_factors.expand(places.shape[0], -1, -1, -1)
         return torch.cat([prefix, turned], dim=1)
 
     # ----------------------------------------------------------------- generation

@@ -153,21 +153,6 @@ class TokenCache:
     def evict(self, query: Tensor) -> None:
         """Give up what no query at this place (B×1) or later sees; here nothing."""
 
-    def record(self, code: Tensor) -> Tensor:
-        """For each token the slot that stands for its code: the position record.
-
-        A code in a slot of its own is all that is remembered of its repetitions, so
-        that the record follows from the drawn codes and need not be kept.
-
-        Args:
-            code (Tensor): Codes that have been placed, B×n int64.
-
-        Returns:
-            Tensor: B×n int64.
-        """
-        same = code.unsqueeze(-1) == self.code.unsqueeze(1)  # B×n×slots
-        return same.int().argmax(dim=-1)
-
     def _rounded(self, slots: int) -> int:
         return min(-(-slots // self.block) * self.block, self.store.slots)
 

@@ -87,7 +87,7 @@ class FrozenTokenizer(FrozenModel):
         checkpoint: str | os.PathLike | None = None,
         random_init: bool = False,
     ) -> None:
-        model = _read_model(model)
+        model = read_tokenizer_model(model)
         if checkpoint is None and not random_init:
             raise ValueError(
                 'checkpoint=None leaves the tokenizer without weights; give the path '
@@ -192,8 +192,18 @@ class FrozenTokenizer(FrozenModel):
         return digest.hexdigest()
 
 
-def _read_model(model: dict | str | os.PathLike) -> dict[str, Any]:
-    """The config of a MergeVQ, from itself or from a file."""
+def read_tokenizer_model(model: dict | str | os.PathLike) -> dict[str, Any]:
+    """The config of a MergeVQ, from itself or from a file.
+
+    Args:
+        model (dict | str): See :class:`FrozenTokenizer`.
+
+    Returns:
+        dict[str, Any]: Configs of the parts that make codes and images.
+
+    Raises:
+        ValueError: If one of them is missing.
+    """
     source = 'model'
     if not isinstance(model, Mapping):
         source = f'model="{model}"'

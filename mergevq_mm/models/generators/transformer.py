@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Protocol
 
-import torch
 from timm.layers import SwiGLU
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from .rotary import rotate
-
-
-@cache
-def flex_attention_on(kind: str) -> Callable[..., Tensor]:
-    """FlexAttention for a kind of device: compiled on a GPU, once a process.
-
-    Only the compiled kernel skips blocks; elsewhere it computes all scores and masks
-    them, which is good for a comparison alone.
-    """
-    return torch.compile(flex_attention) if kind == 'cuda' else flex_attention
 
 
 class Memory(Protocol):
@@ -58,7 +44,7 @@ class RotaryAttention(nn.Module):
         self,
         x: Tensor,
         factors: Tensor,
-        mask: Tensor | BlockMask | None,
+        mask: Tensor | None,
         memory: Memory | None,
         layer: int,
     ) -> Tensor:
@@ -67,8 +53,8 @@ class RotaryAttention(nn.Module):
         Args:
             x (Tensor): B×n×D.
             factors (Tensor): Rotary factors of the n places.
-            mask (Tensor | BlockMask, optional): True where a query may look, B×1×n×m
-                or broadcastable to it; or FlexAttention's. None is causal.
+            mask (Tensor, optional): True where a query may look, B×1×n×m or
+                broadcastable to it. None is causal.
             memory (Memory, optional): Of a cached decoder.
             layer (int): Number of this layer, for the memory.
 
@@ -80,14 +66,10 @@ class RotaryAttention(nn.Module):
         query, key = rotate(query, factors), rotate(key, factors)
         if memory is not None:
             key, value = memory(layer, key, value)
-        if isinstance(mask, BlockMask):
-            attend = flex_attention_on(query.device.type)
-            seen = attend(query, key, value, block_mask=mask)
-        else:
-            causal = mask is None
-            seen = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, is_causal=causal
-            )
+        causal = mask is None
+        seen = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal
+        )
         return self.proj(seen.transpose(1, 2).flatten(2))
 
 
@@ -113,7 +95,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         factors: Tensor,
-        mask: Tensor | BlockMask | None,
+        mask: Tensor | None,
         memory: Memory | None,
         layer: int,
     ) -> Tensor:
@@ -155,7 +137,7 @@ class CausalTransformer(nn.Module):
         self,
         x: Tensor,
         factors: Tensor,
-        mask: Tensor | BlockMask | None = None,
+        mask: Tensor | None = None,
         memory: Memory | None = None,
     ) -> Tensor:
         """Transform a sequence, or the next part of one.
@@ -163,7 +145,7 @@ class CausalTransformer(nn.Module):
         Args:
             x (Tensor): B×n×D.
             factors (Tensor): Rotary factors, n×(c/2)×2 or B×n×(c/2)×2.
-            mask (Tensor | BlockMask, optional): Defaults to None, causal.
+            mask (Tensor, optional): Defaults to None, causal.
             memory (Memory, optional): Keys and values of the earlier parts; with it a
                 mask over all that it returns is needed. Defaults to None.
 

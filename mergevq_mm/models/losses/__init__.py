@@ -17,7 +17,6 @@ from .source_recovery import (
     SourceRecoveryLoss,
     source_binary_cross_entropy,
     source_cross_entropy,
-    source_set_nll,
 )
 
 __all__ = [
@@ -35,5 +34,4 @@ __all__ = [
     'nonsaturating_generator_loss',
     'source_binary_cross_entropy',
     'source_cross_entropy',
-    'source_set_nll',
 ]

@@ -22,6 +22,7 @@ from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint import load_checkpoint_file
 
 from ..utils.frozen import FrozenModel
+from ..utils.precision import no_autocast
 
 LPIPS_NETS = {
     'vgg': 'https://download.pytorch.org/models/vgg16-397923af.pth',
@@ -135,7 +136,7 @@ class PerceptualLoss(BaseModule):
                 f'weights={list(self.weights)} of PerceptualLoss must have one number '
                 f'for each of the {len(features)} maps that its network returns.'
             )
-        with torch.autocast(recon.device.type, enabled=False):
+        with no_autocast(recon):
             return feature_distance(features, targets, self.weights)
 
     def forward(self, recon: Tensor, image: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ class LPIPSLoss(BaseModule):
         with torch.no_grad():
             targets = self.model(image)
         features = self.model(recon)
-        with torch.autocast(recon.device.type, enabled=False):
+        with no_autocast(recon):
             return feature_distance(features, targets, self.model.network.weights())
 
     def forward(self, recon: Tensor, image: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ cross-entropy over K is the loss and the binary one can be added (spec section 7
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from mergevq_mm.registry import MODELS
 
 from ..utils.group_map import source_accuracy
+from ..utils.precision import no_autocast
 
 
 def source_cross_entropy(logits: Tensor, group: Tensor) -> Tensor:
@@ -29,40 +29,6 @@ def source_cross_entropy(logits: Tensor, group: Tensor) -> Tensor:
     return F.cross_entropy(logits.float().flatten(0, 1), group.flatten())
 
 
-def identical_code_mask(group: Tensor, index: Tensor) -> Tensor:
-    """Tokens whose code equals that of the token that stands for a position.
-
-    Args:
-        group (Tensor): The token that stands for each position, B×L int64.
-        index (Tensor): Index of the code of each token, B×K int64.
-
-    Returns:
-        Tensor: B×L×K bool; at least the true token of each position is set.
-    """
-    code = index.gather(1, group)  # B×L
-    return code.unsqueeze(2) == index.unsqueeze(1)  # B×L×1 against B×1×K
-
-
-def source_set_nll(logits: Tensor, group: Tensor, index: Tensor) -> Tensor:
-    """-log of the summed probability of all tokens with the true token's code.
-
-    Tokens with one code cannot be told apart by anything that sees codes alone, so any
-    of them counts as right.
-
-    Args:
-        logits (Tensor): Score of each token for each position, B×L×K.
-        group (Tensor): The token that stands for each position, B×L int64.
-        index (Tensor): Index of the code of each token, B×K int64.
-
-    Returns:
-        Tensor: Scalar, mean over positions and batch.
-    """
-    logits = logits.float()
-    same = identical_code_mask(group, index)
-    inside = logits.masked_fill(~same, -torch.inf).logsumexp(dim=2)  # B×L
-    return (logits.logsumexp(dim=2) - inside).mean()
-
-
 def source_binary_cross_entropy(logits: Tensor, group: Tensor) -> Tensor:
     """Paper Eq. 9 as printed: element-wise on the softmax over K, mean over B, L, K.
 
@@ -75,7 +41,7 @@ def source_binary_cross_entropy(logits: Tensor, group: Tensor) -> Tensor:
     """
     source = F.one_hot(group, logits.shape[2]).float()  # B×L×K
     # Autocast forbids binary_cross_entropy, whatever the precision of its input.
-    with torch.autocast(logits.device.type, enabled=False):
+    with no_autocast(logits):
         return F.binary_cross_entropy(logits.float().softmax(dim=2), source)
 
 
@@ -86,21 +52,13 @@ class SourceRecoveryLoss(BaseModule):
     Args:
         loss_weight (float): Weight of the term; the paper has 0.5 (G, G+R) and 1.0 (R).
             Defaults to 0.5.
-        identical_codes (bool): Whether any token with the true token's code is right.
-            Defaults to False.
         bce_weight (float): Weight of Eq. 9 as printed relative to the cross-entropy.
             Defaults to 0, not computed.
     """
 
-    def __init__(
-        self,
-        loss_weight: float = 0.5,
-        identical_codes: bool = False,
-        bce_weight: float = 0.0,
-    ) -> None:
+    def __init__(self, loss_weight: float = 0.5, bce_weight: float = 0.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
-        self.identical_codes = identical_codes
         self.bce_weight = bce_weight
 
     def forward(
@@ -116,19 +74,8 @@ class SourceRecoveryLoss(BaseModule):
         Returns:
             dict[str, Tensor]: ``loss_source``, ``source_acc`` and, with ``index``,
             ``source_acc_codes``.
-
-        Raises:
-            ValueError: If ``identical_codes`` is set and ``index`` is None.
         """
-        if self.identical_codes and index is None:
-            raise ValueError(
-                'index=None, but SourceRecoveryLoss(identical_codes=True) compares '
-                "codes; pass the quantizer's index or set identical_codes=False."
-            )
-        if self.identical_codes:
-            loss = source_set_nll(logits, group, index)
-        else:
-            loss = source_cross_entropy(logits, group)
+        loss = source_cross_entropy(logits, group)
         if self.bce_weight:
             loss = loss + self.bce_weight * source_binary_cross_entropy(logits, group)
         best = logits.argmax(dim=2)  # B×L

@@ -11,6 +11,7 @@ from mergevq_mm.registry import MODELS
 
 from ..utils.attention import init_transformer
 from ..utils.group_map import recover_tokens
+from ..utils.precision import no_autocast
 from ..utils.structures import RecoveredTokens
 
 
@@ -122,7 +123,7 @@ class SourceRecovery(BaseModule):
             grid (tuple[int, int]): Rows and columns, rows * columns = L.
 
         Returns:
-            RecoveredTokens: Tokens B×L×d and logits B×L×K.
+            RecoveredTokens: Tokens B×L×d and logits B×L×K float32.
         """
         logits = self.scores(codes.detach() if self.detach else codes, grid)
         if group is None:
@@ -130,7 +131,7 @@ class SourceRecovery(BaseModule):
         return RecoveredTokens(recover_tokens(codes, group), logits)
 
     def scores(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Score of each token for each position, B×L×K."""
+        """Score of each token for each position, B×L×K float32."""
         query = self.query
         if query.shape[-2:] != tuple(grid):
             query = F.interpolate(query, grid, mode='bicubic', align_corners=False)
@@ -138,4 +139,6 @@ class SourceRecovery(BaseModule):
         memory = self.embed(codes)
         refined = self.layers(query.expand(codes.shape[0], -1, -1), memory)
         keys = self.key(memory).transpose(1, 2)
-        return refined @ keys / keys.shape[1] ** 0.5
+        # In bfloat16 close scores are equal, and the first of them would win.
+        with no_autocast(refined):
+            return refined.float() @ keys.float() / keys.shape[1] ** 0.5

@@ -223,7 +223,7 @@ class MergeVQ(TwoSidedModel):
             # The same share, or the least that so many layers can reach.
             share = max(round(keep / length * seen), math.ceil(seen / 2**layers))
             plan = merge_schedule(seen, share, layers, backbone.schedule)
-        return self.backbone(views[0], removed=plan, mode='cls')
+        return self.backbone(views[0], removed=plan, mode='encode').cls
 
     def discriminator_losses(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Hinge loss and LeCAM regularizer on an image and its reconstruction."""

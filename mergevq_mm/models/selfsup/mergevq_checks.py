@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from mergevq_mm.utils.distributed import unwrap
 
 from ..utils.keep_sampling import KeepSampler
 from ..utils.merge_schedule import merge_schedule, resolve_keep
-
-if TYPE_CHECKING:
-    from .mergevq import MergeVQ
 
 
 def read_keep(name: str, keep: Any, length: int) -> int:
@@ -92,11 +91,11 @@ def read_keep_sampler(keep: Any, length: int) -> KeepSampler:
     return KeepSampler(**arguments)
 
 
-def check_parts(model: MergeVQ, length: int) -> None:
+def check_parts(model: nn.Module, length: int) -> None:
     """Refuse parts that do not fit each other.
 
     Args:
-        model (MergeVQ): With all its parts.
+        model (nn.Module): A ``MergeVQ`` with all its parts.
         length (int): Number of tokens, L.
 
     Raises:
@@ -127,7 +126,7 @@ def check_parts(model: MergeVQ, length: int) -> None:
         )
 
 
-def _check_widths(model: MergeVQ) -> None:
+def _check_widths(model: nn.Module) -> None:
     dims, bits = model.backbone.embed_dims, model.quantizer.bits
     widths = [
         ('quantizer.in_channels', model.quantizer.in_channels, dims),
@@ -145,14 +144,15 @@ def _check_widths(model: MergeVQ) -> None:
             )
 
 
-def check_losses(model: MergeVQ) -> None:
+def check_losses(model: nn.Module) -> None:
     """Refuse to train where a part or a loss would silently have no effect.
 
     Not asked of a model that only encodes and decodes: a published one has neither
     teacher nor losses.
 
     Args:
-        model (MergeVQ): With all its parts, wrapped for distributed training or not.
+        model (nn.Module): A ``MergeVQ`` with all its parts, wrapped for distributed
+            training or not.
 
     Raises:
         ValueError: If a loss lacks what it compares, or a part the loss that trains it.

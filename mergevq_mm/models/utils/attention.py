@@ -55,30 +55,6 @@ class Attention(nn.Module):
         out = out.transpose(1, 2).reshape(batch, length, dim)
         return self.proj(out), k.mean(dim=1)
 
-    def first(self, x: Tensor, size: Tensor | None = None) -> Tensor:
-        """Attend from the first token alone to all tokens.
-
-        Args:
-            x (Tensor): B×T×D.
-            size (Tensor, optional): See :meth:`forward`. Defaults to None.
-
-        Returns:
-            Tensor: B×1×D, the first token of what :meth:`forward` returns.
-        """
-        batch, length, dim = x.shape
-        head_dim = dim // self.num_heads
-        weight, bias = self.qkv.weight, self.qkv.bias  # 3D×D, 3D
-        q = F.linear(x[:, :1], weight[:dim], bias[:dim])  # B×1×D
-        kv = F.linear(x, weight[dim:], bias[dim:])  # B×T×2D
-        q = q.view(batch, 1, self.num_heads, head_dim).transpose(1, 2)  # B×h×1×D/h
-        kv = kv.view(batch, length, 2, self.num_heads, head_dim)
-        k, v = kv.permute(2, 0, 3, 1, 4)  # each B×h×T×D/h
-        mask = None
-        if size is not None:
-            mask = size.log().to(q.dtype)[:, None, None, :]  # B×1×1×T
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.proj(out.transpose(1, 2).reshape(batch, 1, dim))
-
 
 class MixMlp(nn.Module):
     """Linear, depth-wise 3×3 convolution on the grid, GELU, linear (MixFFN)."""
@@ -125,15 +101,14 @@ class MergingBlock(BaseModule):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, size: Tensor | None, group: Tensor | None, r: int
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        self, x: Tensor, size: Tensor | None, group: Tensor, r: int
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
         """Attend, merge the r most similar pairs, transform.
 
         Args:
             x (Tensor): B×T×D, the class token first.
             size (Tensor, optional): Sizes of the tokens, B×T; None while all are 1.
-            group (Tensor, optional): Token of each raster position, B×L; None where
-                nobody asks for it.
+            group (Tensor): Token of each raster position, B×L.
             r (int): Number of pairs to merge.
 
         Returns:
@@ -145,28 +120,10 @@ class MergingBlock(BaseModule):
             match = bipartite_matching(keys, r)
             if size is None:
                 size = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
-            if group is not None:
-                group = merge_groups(group, match, x.shape[1])
+            group = merge_groups(group, match, x.shape[1])
             x, size = merge_tokens(x, size, match)
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         return x, size, group
-
-    def class_token(self, x: Tensor, size: Tensor | None) -> Tensor:
-        """The class token that :meth:`forward` returns, whatever it merges.
-
-        Merging takes no part in it: the class token is never merged.
-
-        Args:
-            x (Tensor): B×T×D, the class token first.
-            size (Tensor, optional): Sizes of the tokens, B×T; None while all are 1.
-
-        Returns:
-            Tensor: B×D.
-        """
-        attended = self.attn.first(self.norm1(x), size)  # B×1×D
-        cls = x[:, :1] + self.drop_path(self.ls1(attended))
-        cls = cls + self.drop_path(self.ls2(self.mlp(self.norm2(cls))))
-        return cls[:, 0]
 
 
 class GridBlock(BaseModule):

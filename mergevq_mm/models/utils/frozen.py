@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -14,16 +16,21 @@ from torch import Tensor, nn
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint import load_pretrained
 
+from .precision import no_autocast
+
 
 class FrozenModel(BaseModule):
     """Holds a frozen network: neither parameters, nor checkpoint entries, nor copies.
 
     The network stands in a plain list, so that it is no child module: the optimizers,
-    DDP, EMA and ``state_dict`` do not see it, and a deep copy of the model shares it.
-    It follows ``.to()`` (its ``_apply`` is passed on), is always in evaluation mode,
-    and gradients flow through it to the images. It is built and its weights are loaded
+    DDP, EMA and ``state_dict`` do not see it. It is always in evaluation mode, and
+    gradients flow through it to the images. It is built and its weights are loaded
     once, by :meth:`init_weights`, which the Runner calls before training, or else at
     the first use: a model that is only used for inference never needs the file.
+
+    A network is never changed. ``.to()``, ``.half()``, … take one of the new device and
+    type in its place, so that deep copies of a model share a network as long as they
+    agree on both, and none moves that of another.
 
     Args:
         network (dict | nn.Module | Callable): Config of a network of any registry,
@@ -61,9 +68,10 @@ class FrozenModel(BaseModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        # A list hides a ready module from nn.Module; it is also filled later.
-        self._network = [network] if isinstance(network, nn.Module) else []
-        self._source = None if self._network else network
+        # A list hides a module from nn.Module; it is filled later.
+        self._network: list[nn.Module] = []
+        ready = isinstance(network, nn.Module)
+        self._shared = _Shared(None if ready else network)
         if isinstance(network, dict) and not random_init and not _has_weights(network):
             raise ValueError(
                 f'network={network.get("type")!r} of a frozen model has no weights; '
@@ -79,8 +87,8 @@ class FrozenModel(BaseModule):
         scale, shift = _affine(mean, std)
         self.register_buffer('_scale', scale, persistent=False)  # 1 or 3 × 1 × 1
         self.register_buffer('_shift', shift, persistent=False)
-        if self._network:
-            self._freeze(network)
+        if ready:
+            self._take(lambda: self._frozen(network))
 
     @property
     def network(self) -> nn.Module:
@@ -90,10 +98,18 @@ class FrozenModel(BaseModule):
     def _ready(self) -> nn.Module:
         # Not in the property: nn.Module replaces an AttributeError raised in one.
         if not self._network:
-            # Inference tensors, made in that mode, could not serve training later.
-            with torch.inference_mode(False):
-                self._network.append(self._freeze(_build_seeded(self._source)))
+            self._take(lambda: self._frozen(_build_seeded(self._shared.source)))
         return self._network[0]
+
+    def _take(self, make: Callable[[], nn.Module]) -> None:
+        """Take the network of this device and type, made where there is none yet."""
+        self._network[:] = [self._shared.at(self._scale, make)]
+
+    def _frozen(self, network: nn.Module) -> nn.Module:
+        network.eval()  # mmpretrain's backbones return None here: no chaining
+        network.requires_grad_(False)
+        network.to(device=self._scale.device, dtype=self._scale.dtype)
+        return network.to(memory_format=self._memory_format)
 
     def init_weights(self) -> None:
         """Builds the network and loads its weights, unless that is done already."""
@@ -122,28 +138,66 @@ class FrozenModel(BaseModule):
         network = self._ready()
         if not self.fp32:
             return network(*map(self.normalize, images))
-        with torch.autocast(images[0].device.type, enabled=False):
+        with no_autocast(images[0]):
             return network(*map(self.normalize, images))
 
-    def _freeze(self, network: nn.Module) -> nn.Module:
-        network.eval()  # mmpretrain's backbones return None here: no chaining
-        network.requires_grad_(False)
-        network.to(device=self._scale.device, dtype=self._scale.dtype)
-        return network.to(memory_format=self._memory_format)
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        for network in self._network:
-            network._apply(fn)
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        if self._network:
+            self._take(lambda: _moved(self._network[0], self._scale))
+        return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenModel:
         """Copies everything but the network, which both share: it never changes."""
         clone = type(self).__new__(type(self))
         memo[id(self)] = clone
-        shared = ('_network', '_source')
-        for key, value in self.__dict__.items():
-            clone.__dict__[key] = value if key in shared else copy.deepcopy(value, memo)
+        memo.update((id(shared), shared) for shared in (self._shared, *self._network))
+        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return clone
+
+
+class _Shared:
+    """What deep copies share: the source of a network, and those made of it.
+
+    Args:
+        source (dict | Callable, optional): What builds it; None where it came ready.
+    """
+
+    def __init__(self, source: dict | Callable[[], nn.Module] | None) -> None:
+        self.source = source
+        # Weak: a network lives as long as some copy of the model uses it.
+        self.networks: WeakValueDictionary = WeakValueDictionary()
+
+    def at(self, like: Tensor, make: Callable[[], nn.Module]) -> nn.Module:
+        """The network of a tensor's device and type, made where there is none yet."""
+        place = like.device, like.dtype
+        network = self.networks.get(place)
+        if network is None:
+            # Inference tensors, made in that mode, could not serve training later.
+            with torch.inference_mode(False):
+                network = self.networks[place] = make()
+        return network
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, which cannot store weak references."""
+        return {'source': self.source}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
+
+
+def _moved(network: nn.Module, like: Tensor) -> nn.Module:
+    """A copy of a network with its tensors on another device or of another type."""
+    memo: dict[int, Any] = {}
+    for tensor in chain(network.parameters(), network.buffers()):
+        dtype = like.dtype if tensor.is_floating_point() else tensor.dtype
+        moved = tensor.to(like.device, dtype)
+        if isinstance(tensor, nn.Parameter):
+            moved = nn.Parameter(moved, requires_grad=False)
+        memo[id(tensor)] = moved  # instead of a copy, which would be one too many
+    copied = copy.deepcopy(network, memo)
+    # What is no tensor of Python, as in a TorchScript, was copied as it was.
+    return copied.to(device=like.device, dtype=like.dtype)
 
 
 def _has_weights(network: dict) -> bool:

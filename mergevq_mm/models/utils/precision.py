@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Turn autocast off on the tensor's device, where that device has it.
+    """Turn autocast off on the tensor's device; the meta device has none.
 
-    The caller brings its tensors to float32 itself.
+    The caller brings its tensors to float32 itself. Compilers see through it: not all
+    can trace torch's own question whether a device has autocast.
 
     Args:
         tensor (Tensor): Anything on the device of the computation.
     """
-    device = tensor.device.type
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()  # such as the meta device
+    if tensor.is_meta:
+        return contextlib.nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False)

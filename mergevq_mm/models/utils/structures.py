@@ -64,7 +64,7 @@ class RecoveredTokens(NamedTuple):
     Attributes:
         tokens (Tensor): One code for each raster position, B×L×d.
         logits (Tensor, optional): Score of each of the K tokens for each raster
-            position, B×L×K; None where the recovery is not learned.
+            position, B×L×K float32; None where the recovery is not learned.
     """
 
     tokens: Tensor

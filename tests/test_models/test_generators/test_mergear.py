@@ -177,7 +177,6 @@ def test_distinct_codes_are_not_complete() -> None:
     [
         (dict(sequence='random'), "sequence='random' is not known; .* raster, disti"),
         (dict(duplicates='pixel'), "duplicates='pixel' .* code, group"),
-        (dict(attention='linear'), "attention='linear' .* sdpa, flex"),
         (dict(window=0), 'window=0 would hide a token from itself'),
         (dict(class_dropout=1.0), 'class_dropout=1.0 lies outside'),
         (dict(arch='S'), "arch='S' is not known"),

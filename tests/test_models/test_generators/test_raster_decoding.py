@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -324,6 +326,40 @@ def test_a_compiled_step_follows_a_cache_that_grows(
         assert values.equal(expected.stats[name]), name
     assert (drawn.stats['cache_peak_bytes'] > drawn.stats['cache_bytes']).all()
     assert 2 <= compilations.number <= 4
+
+
+def test_no_batch_has_a_graph_of_its_own(compilations: Compilations) -> None:
+    model = tiny.make(MergeAR)
+    draw = functools.partial(model.sample_codes, keep=4, step='compile', cache='full')
+    for number in (4, 3, 1):
+        draw(LABELS[:number], seeds=SEEDS[:number])
+    before = compilations.number
+    for number in (2, 6, 7):
+        labels, seeds = torch.arange(number), range(number)
+        drawn = draw(labels, seeds=seeds)
+        expected = model.sample_codes(labels, 4, seeds, cache='full')
+        assert torch.equal(drawn.index, expected.index)
+    assert compilations.number == before
+
+
+def test_more_graphs_than_allowed_end_in_eager_steps(
+    compilations: Compilations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sample fits no graph of several, which go on being used."""
+    monkeypatch.setattr(decoding_step, 'RECOMPILATIONS', 2)
+    model = tiny.make(MergeAR)
+    draw = functools.partial(model.sample_codes, keep=4, cache='full')
+    several, one = (LABELS, SEEDS), (LABELS[:1], SEEDS[:1])
+    draw(several[0], seeds=several[1], step='compile')
+    with pytest.warns(RuntimeWarning, match="step='compile' has reached 2 graphs"):
+        drawn = draw(one[0], seeds=one[1], step='compile', guidance=2.0)
+    expected = draw(one[0], seeds=one[1], guidance=2.0)
+    assert torch.equal(drawn.index, expected.index)
+    assert torch.equal(drawn.stats['occupied'], expected.stats['occupied'])
+    assert compilations.number == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        draw(several[0], seeds=several[1], step='compile')
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Who sees whom: the hand-made example, a slow triple loop, FlexAttention."""
+"""Who sees whom: the hand-made example, a slow triple loop."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import pytest
 import tiny_mergear as tiny
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_mask
-from torch.testing import assert_close
 
-from mergevq_mm.models.generators import CodeBatch, MergeAR
+from mergevq_mm.models.generators import MergeAR
 from mergevq_mm.models.generators.visibility import (
     first_of_its_kind,
-    mergear_block_mask,
     mergear_mask,
 )
 
@@ -70,62 +67,6 @@ def test_without_window_it_is_causal() -> None:
     first = torch.rand(2, 17) < 0.3
     assert mergear_mask(first, 2, None) is None
     assert slow_mask(first, 2, None)[1, 0].equal(torch.ones(19, 19).tril().bool())
-
-
-@pytest.mark.parametrize('window', [1, 3, None])
-def test_block_mask_is_the_dense_mask(window: int | None) -> None:
-    first = torch.rand(2, 300) < 0.05
-    first[1, 150:] = False
-    total = 302
-    dense = mergear_mask(first, 2, window)
-    if dense is None:
-        dense = torch.ones(total, total).tril().bool().expand(2, 1, -1, -1)
-    blocks = mergear_block_mask(first, 2, window)
-    rule = create_mask(blocks.mask_mod, 2, 1, total, total, device='cpu')
-    assert torch.equal(rule, dense)
-    # Blocks of 128×128 are visited exactly where somebody sees something.
-    padded = torch.nn.functional.pad(dense, (0, 3 * 128 - total) * 2)
-    visited = padded.unflatten(3, (3, 128)).unflatten(2, (3, 128)).any(dim=(3, 5))
-    assert torch.equal(blocks.to_dense().bool(), visited)
-
-
-@pytest.mark.filterwarnings('ignore:flex_attention called without')
-@pytest.mark.parametrize('window', [2, None])
-@torch.no_grad()
-def test_flex_attention_computes_the_same(window: int | None) -> None:
-    index, labels = tiny.merged_codes(4), torch.tensor([1, 4, 9])
-    dense, flex = (
-        tiny.make(MergeAR, window=window, attention=name).logits(index, labels, 4)
-        for name in ('sdpa', 'flex')
-    )
-    for ours, theirs in zip(flex, dense, strict=True):
-        assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_flex_attention_is_not_trained_on_a_cpu() -> None:
-    model = tiny.make(MergeAR, attention='flex')
-    group = torch.arange(tiny.LENGTH).clamp(max=3).expand(3, -1)
-    batch = CodeBatch(
-        tiny.merged_codes(4, length=4), group, torch.tensor([1, 4, 9]), tiny.GRID
-    )
-    with pytest.raises(ValueError, match="attention='flex' cannot be trained on the c"):
-        model.loss_codes(batch)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize('window', [2, None])
-def test_flex_attention_trains_the_same_on_a_gpu(window: int | None) -> None:
-    index, labels = tiny.merged_codes(4).cuda(), torch.tensor([1, 4, 9]).cuda()
-    results = []
-    arch = {**tiny.ARCH, 'num_heads': 2}  # heads of 16 channels
-    for name in ('sdpa', 'flex'):
-        model = tiny.make(MergeAR, window=window, attention=name, arch=arch).cuda()
-        logits = model.logits(index, labels, 4)
-        sum(part.square().mean() for part in logits).backward()
-        gradient = model.transformer.blocks[0].attn.qkv.weight.grad
-        results.append([*logits, gradient])
-    for flex, dense in zip(results[1], results[0], strict=True):
-        assert_close(flex, dense, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from mergevq_mm.models.losses import (
     SourceRecoveryLoss,
     source_binary_cross_entropy,
     source_cross_entropy,
-    source_set_nll,
 )
 
 
@@ -31,26 +30,6 @@ def test_cross_entropy_equals_a_slow_loop(batch):
     terms = [-math.log(p[b][i][group[b, i]]) for b in range(2) for i in range(7)]
     expected = pytest.approx(sum(terms) / 14, rel=1e-5)
     assert source_cross_entropy(logits, group).item() == expected
-
-
-def test_identical_codes_sum_their_probability(batch):
-    logits, group, index = batch
-    p, terms = probabilities(logits), []
-    for b in range(2):
-        for i in range(7):
-            code = index[b, group[b, i]]
-            same = [k for k in range(4) if index[b, k] == code]
-            terms.append(-math.log(sum(p[b][i][k] for k in same)))
-    expected = pytest.approx(sum(terms) / 14, rel=1e-5)
-    assert source_set_nll(logits, group, index).item() == expected
-
-
-def test_without_identical_codes_both_losses_agree(batch):
-    logits, group, _ = batch
-    index = torch.arange(4).expand(2, 4)
-    torch.testing.assert_close(
-        source_set_nll(logits, group, index), source_cross_entropy(logits, group)
-    )
 
 
 def test_binary_form_is_equation_9(batch):
@@ -81,22 +60,12 @@ def test_module_weighs_and_reports(batch):
     expected = expected + 2 * source_binary_cross_entropy(logits, group)
     torch.testing.assert_close(terms['loss_source'], 0.5 * expected)
     assert set(terms) == {'loss_source', 'source_acc', 'source_acc_codes'}
-    with pytest.raises(ValueError, match='index=None'):
-        SourceRecoveryLoss(identical_codes=True)(logits, group)
+    assert set(SourceRecoveryLoss()(logits, group)) == {'loss_source', 'source_acc'}
 
 
 def test_extreme_scores_stay_finite():
     group, index = torch.tensor([[0, 1]]), torch.tensor([[7, 7, 3]])
     logits = (torch.tensor([[[-3e4, 0, 3e4], [3e4, -3e4, 0]]])).half().requires_grad_()
-    loss = SourceRecoveryLoss(identical_codes=True, bce_weight=1.0)(
-        logits, group, index
-    )['loss_source']
+    loss = SourceRecoveryLoss(bce_weight=1.0)(logits, group, index)['loss_source']
     loss.backward()
     assert loss.isfinite() and logits.grad.isfinite().all()
-
-
-def test_gradient_moves_mass_to_any_identical_code():
-    logits = torch.zeros(1, 1, 3, requires_grad=True)
-    source_set_nll(logits, torch.tensor([[0]]), torch.tensor([[7, 7, 3]])).backward()
-    # p - p restricted to {0, 1}: 1/3 - 1/2, 1/3 - 1/2, 1/3
-    torch.testing.assert_close(logits.grad[0, 0], torch.tensor([-1 / 6, -1 / 6, 1 / 3]))
