@@ -140,7 +140,7 @@ def _read_safetensors(path: Path, map_location: MapLocation) -> dict[str, Any]:
     try:
         return load_file(path, device=str(map_location or 'cpu'))
     except Exception as error:
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(damaged(path, error)) from error
 
 
 def _read_torch(path: Path, map_location: MapLocation, trust: bool) -> Any:
@@ -163,11 +163,19 @@ def _read_torch(path: Path, map_location: MapLocation, trust: bool) -> Any:
                 'code when loaded: convert it to plain tensors, or, if you trust its '
                 f'author, set {TRUST_VARIABLE}=1 (or trust=True).'
             ) from None
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(damaged(path, error)) from error
 
 
-def _damaged(path: Path, error: Exception) -> str:
-    """Word the message for a file that cannot be read to its end."""
+def damaged(path: Path, error: Exception) -> str:
+    """Word the message for a file that cannot be read to its end.
+
+    Args:
+        path (Path): The file.
+        error (Exception): What reading it ended with.
+
+    Returns:
+        str: One sentence.
+    """
     ours = _OURS.search(str(error))
     lines = ours.group(1) if ours else str(error)
     reason = (lines.splitlines() or [type(error).__name__])[0]
