@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import nn
 
 from ..utils.building import build_on_meta
-from ..utils.export import check_fit, read_config, replaced_folder, write_folder
+from ..utils.export import check_fit, read_config, replaced_folder, write_files
 from ..utils.published import (
     TOKENIZER_FOLDER,
     TOKENIZER_WEIGHTS,
@@ -57,7 +57,7 @@ def save_pretrained(
                 tokenizer, model_cfg['tokenizer'], part
             )
         check_fit(build_on_meta(model_cfg), weights, source)
-        write_folder(part, model_cfg, weights, metadata)
+        write_files(part, model_cfg, weights, metadata)
     return Path(folder)
 
 
@@ -76,7 +76,7 @@ def _save_tokenizer(
     head: dict[str, Any] = {'type': 'mergevq_mm.MergeVQHead'}
     if tokenizer.learned_recovery:
         head['source'] = {}  # says that the recovery is trained
-    write_folder(target, {'type': 'mergevq_mm.MergeVQ', **parts, 'head': head}, weights)
+    write_files(target, {'type': 'mergevq_mm.MergeVQ', **parts, 'head': head}, weights)
     return {
         'type': 'mergevq_mm.FrozenTokenizer',
         'model': parts,

@@ -13,7 +13,7 @@ from pathlib import Path
 # Seconds that a server may be silent, and bytes a second that it must reach after them.
 PATIENCE = 20.0
 SLOWEST = 4096
-# Bytes of the largest file of weights: ten times the largest one that anybody needs.
+# Bytes of the largest file of weights.
 LARGEST = 64 * 2**30
 
 

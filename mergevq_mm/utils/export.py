@@ -54,21 +54,31 @@ def write_folder(
     Raises:
         ValueError: If the config is none that could be read again.
     """
+    with replaced_folder(folder) as part:
+        write_files(part, model, weights, metadata)
+    return Path(folder)
+
+
+def write_files(
+    folder: Path,
+    model: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the files of a published model one by one; see :func:`write_folder`."""
     model = json.loads(json.dumps(model))  # tuples become lists, as when it is read
-    check_published(model, f'The config for "{folder}"')
+    check_published(model, 'The config to save')
     described = {
         **describe(model, weights),
         **(metadata or {}),
         'mergevq_mm': __version__,
     }
-    with replaced_folder(folder) as part:
-        # One entry alone: several would come in any order, and equal models differ.
-        save_weights(weights, part / WEIGHTS)
-        write_text(part / 'README.md', model_card(model, described))
-        write_text(part / 'config.py', config_text(model))
-        content = {'model': model, 'metadata': described}
-        write_text(part / CONFIG, json.dumps(content, indent=2) + '\n')
-    return Path(folder)
+    folder.mkdir(exist_ok=True)
+    save_weights(weights, folder / WEIGHTS)
+    write_text(folder / 'README.md', model_card(model, described))
+    write_text(folder / 'config.py', config_text(model))
+    content = {'model': model, 'metadata': described}
+    write_text(folder / CONFIG, json.dumps(content, indent=2) + '\n')
 
 
 @contextlib.contextmanager
@@ -81,13 +91,16 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     Yields:
         Path: A folder in it. Should the block fail, it goes, and ``folder`` is as it
         was.
+
+    Raises:
+        OSError: If the disk is full, or the folder cannot be written.
     """
     folder = Path(folder)
     new = not folder.exists()
     part = folder / '.part'
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-    part.mkdir(parents=True)
     try:
+        part.mkdir(parents=True)
         yield part
         files = [path for path in part.rglob('*') if path.is_file()]
         # Without its config a folder is no model: it goes first, and comes last.
@@ -98,6 +111,14 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
             target.parent.mkdir(exist_ok=True)
             os.replace(path, target)
         new = False
+    except FileNotFoundError:
+        raise  # of what was to be read, such as a tokenizer
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OSError(
+            f'Saving to "{folder}" failed ({reason}): free space or choose another '
+            'folder; what it held is kept'
+        ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
         if new:
@@ -113,20 +134,17 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
         path (Path): Where.
 
     Raises:
-        OSError: If the disk is full, or the folder cannot be written.
+        OSError: If the disk is full.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
+        # One entry alone: several would come in any order, and equal models differ.
         save_file(dict(weights), path, {'format': 'pt'})
-        path.chmod(0o644)  # it comes out readable for its owner alone
-    except (OSError, SafetensorError) as error:
-        size = sum(value.numel() * value.element_size() for value in weights.values())
-        raise OSError(
-            f'Saving {size} bytes to "{path}" failed ({error}): free space or choose '
-            'another folder; earlier files are kept'
-        ) from error
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    path.chmod(0o644)  # it comes out readable for its owner alone
 
 
 def read_folder(
