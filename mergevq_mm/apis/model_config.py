@@ -123,24 +123,20 @@ def check_tokenizer(model: Mapping[str, Any]) -> None:
 
     tokenizer = model.get('tokenizer') or {}
     path = tokenizer.get('checkpoint')
-    if path is None or Path(path).suffix != '.safetensors':
+    parts = tokenizer.get('model')
+    if path is None or Path(path).suffix != '.safetensors' or isinstance(parts, str):
         return
     announced = tensor_shapes(path)
 
-    def fits(parts: nn.Module) -> None:
-        expected = parts.state_dict()
+    def fits(empty: nn.Module) -> None:
+        expected = empty.state_dict()
         found = normalize_keys(announced, expected)
         found = {name: value for name, value in found.items() if name in expected}
-        check_fit(parts, found, f'"{path}"')
+        check_fit(empty, found, f'"{path}"')
 
-    def on_meta(parts: Mapping[str, Any]) -> nn.Module:
+    def on_meta(config: Mapping[str, Any]) -> nn.Module:
         with torch.device('meta'):
-            return TokenizerParts(parts)
+            return TokenizerParts(config)
 
-    check_described(
-        tokenizer['model'],
-        announced,
-        f'The tokenizer of "{path}"',
-        fits,
-        on_meta,
-    )
+    source = f'The tokenizer of "{path}"'
+    check_described(parts, announced, source, fits, on_meta)

@@ -65,11 +65,11 @@ def _save_tokenizer(
     tokenizer: nn.Module, config: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     """Write a generator's tokenizer beside it; its config for there."""
-    from mergevq_mm.models.generators.tokenizer import FrozenTokenizer, _read_model
+    from mergevq_mm.models.generators.tokenizer import FrozenTokenizer, read_parts
 
     if not isinstance(tokenizer, FrozenTokenizer):
         return dict(config)  # it has no weights of its own
-    parts = published_model({'type': 'parts', **_read_model(config['model'])})
+    parts = published_model({'type': 'parts', **read_parts(config['model'])})
     del parts['type']
     weights = published_weights(tokenizer.network.state_dict())
     target = folder / TOKENIZER_FOLDER

@@ -89,7 +89,7 @@ class FrozenTokenizer(FrozenModel):
         checkpoint: str | os.PathLike | None = None,
         random_init: bool = False,
     ) -> None:
-        model = _read_model(model)
+        model = read_parts(model)
         if checkpoint is None and not random_init:
             raise ValueError(
                 'checkpoint=None leaves the tokenizer without weights; give the path '
@@ -194,8 +194,19 @@ class FrozenTokenizer(FrozenModel):
         return digest.hexdigest()
 
 
-def _read_model(model: dict | str | os.PathLike) -> dict[str, Any]:
-    """The config of a MergeVQ, from itself or from a file."""
+def read_parts(model: dict | str | os.PathLike) -> dict[str, Any]:
+    """Configs of the parts of a tokenizer.
+
+    Args:
+        model (dict | str | PathLike): Config of a MergeVQ, or a file with one.
+
+    Returns:
+        dict[str, Any]: By the names of :data:`PARTS`.
+
+    Raises:
+        ValueError: If a part is missing, or a file of data names what it must not.
+        FileNotFoundError: If there is no such file.
+    """
     source = 'model'
     if not isinstance(model, Mapping):
         source = f'model="{model}"'
