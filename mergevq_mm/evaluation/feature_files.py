@@ -96,7 +96,7 @@ def read_features(
             f'"{path}" has labels of shape {label.shape} and type {label.dtype}; they '
             'are one whole number an image: write it with tools/extract_features.py.'
         )
-    if not rows.get('path', label).size:
+    if 'path' in rows and not rows['path'].size:
         del rows['path']  # a file without them
     check_rows(rows, len(label), path)
     return rows, metadata
