@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint import load_pretrained
 from mergevq_mm.utils.config import load_config
+from mergevq_mm.utils.data_config import is_data, read_data
+from mergevq_mm.utils.published import data_model
 
 from ..utils.frozen import FrozenModel
 from ..utils.precision import no_autocast
@@ -87,7 +89,7 @@ class FrozenTokenizer(FrozenModel):
         checkpoint: str | os.PathLike | None = None,
         random_init: bool = False,
     ) -> None:
-        model = read_tokenizer_model(model)
+        model = read_parts(model)
         if checkpoint is None and not random_init:
             raise ValueError(
                 'checkpoint=None leaves the tokenizer without weights; give the path '
@@ -192,22 +194,26 @@ class FrozenTokenizer(FrozenModel):
         return digest.hexdigest()
 
 
-def read_tokenizer_model(model: dict | str | os.PathLike) -> dict[str, Any]:
-    """The config of a MergeVQ, from itself or from a file.
+def read_parts(model: dict | str | os.PathLike) -> dict[str, Any]:
+    """Configs of the parts of a tokenizer.
 
     Args:
-        model (dict | str): See :class:`FrozenTokenizer`.
+        model (dict | str | PathLike): Config of a MergeVQ, or a file with one.
 
     Returns:
-        dict[str, Any]: Configs of the parts that make codes and images.
+        dict[str, Any]: By the names of :data:`PARTS`.
 
     Raises:
-        ValueError: If one of them is missing.
+        ValueError: If a part is missing, or a file of data names what it must not.
+        FileNotFoundError: If there is no such file.
     """
     source = 'model'
     if not isinstance(model, Mapping):
         source = f'model="{model}"'
-        model = load_config(model).get('model') or {}
+        if is_data(model):  # held to what a published folder may say
+            model = data_model(read_data(model), model)
+        else:
+            model = load_config(model).get('model') or {}
     missing = [name for name in PARTS if not model.get(name)]
     if missing:
         raise ValueError(
