@@ -68,7 +68,9 @@ def is_hidden(path: str | os.PathLike) -> bool:
     return any(part.startswith('.') and part not in ('.', '..') for part in parts)
 
 
-def walk_files(folder: str | os.PathLike) -> Iterator[Path]:
+def walk_files(
+    folder: str | os.PathLike, leave_out: str | os.PathLike | None = None
+) -> Iterator[Path]:
     """All files below a folder that are not hidden, in the order of their paths.
 
     Links are followed, but not back to a folder above. What is neither a file nor a
@@ -76,11 +78,14 @@ def walk_files(folder: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         folder (str | PathLike): Where to look.
+        leave_out (str | PathLike, optional): A folder below it that is not looked into.
+            Defaults to None.
 
     Yields:
         Path: Below ``folder``; also links that lead nowhere, which nobody can read.
     """
-    return _walk(Path(folder), frozenset())
+    shut = set() if leave_out is None else {os.path.realpath(leave_out)}
+    return _walk(Path(folder), frozenset(shut - {os.path.realpath(folder)}))
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
@@ -98,7 +103,9 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
 
 
 def find_files(
-    folder: str | os.PathLike, endings: Iterable[str] | None = None
+    folder: str | os.PathLike,
+    endings: Iterable[str] | None = None,
+    leave_out: str | os.PathLike | None = None,
 ) -> tuple[list[Path], list[Path]]:
     """Files of a folder and its sub-folders by their endings.
 
@@ -106,6 +113,7 @@ def find_files(
         folder (str | PathLike): Where to look, see :func:`walk_files`.
         endings (Iterable[str], optional): In lower case. Defaults to None,
             :func:`image_endings`.
+        leave_out (str | PathLike, optional): As there. Defaults to None.
 
     Returns:
         tuple[list[Path], list[Path]]: Files that end so, and all others, which are
@@ -113,7 +121,7 @@ def find_files(
     """
     endings = tuple(image_endings() if endings is None else endings)
     found: tuple[list[Path], list[Path]] = ([], [])
-    for path in walk_files(folder):
+    for path in walk_files(folder, leave_out):
         found[path.suffix.lower() not in endings].append(path)
     return found
 
