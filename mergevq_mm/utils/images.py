@@ -14,18 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.request import urlopen
 
 import numpy as np
 from mmengine import fileio
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from .download import read_address
 
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
 # Pillow's own limit, at which it refuses: more would take half a gigabyte as RGB.
 MAX_PIXELS = 2 * (2**30 // 12)
 ADDRESSES = ('http://', 'https://')
 MAX_BYTES = 2**28  # of an image at an address
-TIMEOUT = 60.0  # seconds for it
+TIMEOUT = 120.0  # seconds for all of it
 WHITE = (255, 255, 255)
 
 _ALSO = ('MPO',)  # several JPEGs in one file, which Pillow opens as a JPEG
@@ -154,22 +155,17 @@ def read_bytes(path: str | os.PathLike, backend_args: dict | None = None) -> byt
         bytes: All of it.
 
     Raises:
-        ValueError: If an address sends more than ``MAX_BYTES`` or takes longer than
-            ``TIMEOUT``.
-        OSError: If it cannot be read.
+        ValueError: If an address sends more than ``MAX_BYTES``.
+        OSError: If it cannot be read, or an address takes longer than ``TIMEOUT``.
     """
     path = os.fspath(path)
     if backend_args or not path.startswith(ADDRESSES):
         return fileio.get(path, backend_args=backend_args)
-    end = time.monotonic() + TIMEOUT
-    content = bytearray()
-    with urlopen(path, timeout=TIMEOUT) as answer:
-        while part := answer.read1(2**16):
-            content += part
-            if len(content) > MAX_BYTES:
-                raise ValueError(f'it sends more than {MAX_BYTES >> 20} MiB')
-            if time.monotonic() > end:
-                raise ValueError(f'it takes longer than {TIMEOUT:.0f} s')
+    end, content = time.monotonic() + TIMEOUT, bytearray()
+    for part in read_address(path, MAX_BYTES):
+        content += part
+        if time.monotonic() > end:
+            raise TimeoutError(f'it takes longer than {TIMEOUT:.0f} s')
     return bytes(content)
 
 
