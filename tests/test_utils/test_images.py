@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ from mergevq_mm.utils.images import (
     walk_files,
 )
 
+REPO = Path(__file__).resolve().parents[2]
 POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 50 50
 %%EndComments
@@ -85,6 +87,18 @@ def test_endings_are_those_of_the_formats() -> None:
     kinds = {Image.registered_extensions()[ending] for ending in endings}
     assert kinds == {*images.FORMATS, 'MPO'}
     assert not {'.eps', '.ps', '.pdf', '.pfm', '.wmf'} & set(endings)
+
+
+def test_nothing_else_decodes_images() -> None:
+    decoders = re.compile(r'Image\.open\(|\bim(read|frombytes|decode)\(|read_file\(')
+    found = {
+        path.relative_to(REPO).as_posix(): line.strip()
+        for room in ('mergevq_mm', 'tools')
+        for path in sorted((REPO / room).rglob('*.py'))
+        for line in path.read_text(encoding='utf-8').splitlines()
+        if decoders.search(line) and 'formats=' not in line
+    }
+    assert not found
 
 
 # --------------------------------------------------------------------------- folders
