@@ -27,6 +27,8 @@ from mergevq_mm.utils.images import (
     walk_files,
 )
 
+# Those that the installed Pillow can write; AVIF came late.
+KINDS = sorted({*images.FORMATS} & {*Image.registered_extensions().values()})
 REPO = Path(__file__).resolve().parents[2]
 POSTSCRIPT = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 50 50
@@ -46,7 +48,7 @@ def _content(picture: Image.Image, kind: str, **options: object) -> bytes:
 # --------------------------------------------------------------------------- formats
 
 
-@pytest.mark.parametrize('kind', images.FORMATS)
+@pytest.mark.parametrize('kind', KINDS)
 def test_each_format_is_read(kind: str) -> None:
     picture = Image.fromarray(PIXELS)
     read = decode_image(_content(picture, kind))
@@ -80,12 +82,10 @@ def test_other_formats_are_refused(kind: str) -> None:
 
 def test_endings_are_those_of_the_formats() -> None:
     endings = image_endings()
-    for (
-        ending
-    ) in 'jpg jpeg jfif mpo png webp gif bmp tif tiff ppm pgm jp2 avif'.split():
+    for ending in 'jpg jpeg jfif mpo png webp gif bmp tif tiff ppm pgm jp2'.split():
         assert f'.{ending}' in endings
     kinds = {Image.registered_extensions()[ending] for ending in endings}
-    assert kinds == {*images.FORMATS, 'MPO'}
+    assert kinds == {*KINDS, 'MPO'}
     assert not {'.eps', '.ps', '.pdf', '.pfm', '.wmf'} & set(endings)
 
 
