@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,19 @@ def write_outputs(
         else:
             write_atomically(outputs[name], path)
     return [str(path) for path in paths.values()]
+
+
+def real_paths(listed: Sequence[Any]) -> set[str]:
+    """Where the files among inputs really lie.
+
+    Args:
+        listed (Sequence[Any]): Of ``list_inputs``, or something without files.
+
+    Returns:
+        set[str]: Real paths.
+    """
+    items = (one[1] for one in listed if isinstance(one, tuple))
+    return {os.path.realpath(item) for item in items if isinstance(item, str)}
 
 
 def check_apart(inputs: Any, out_dir: str | os.PathLike | None) -> None:

@@ -15,7 +15,6 @@ Examples (CONFIG=configs/mergevq_g+r.py):
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,7 +142,7 @@ def draw_all(args: argparse.Namespace) -> None:
         list_inputs,
         read_pixels,
     )
-    from mergevq_mm.apis.outputs import check_apart, write_outputs
+    from mergevq_mm.apis.outputs import check_apart, real_paths, write_outputs
     from mergevq_mm.apis.preparation import preparation_of
 
     check_apart(args.images, args.out)
@@ -158,7 +157,7 @@ def draw_all(args: argparse.Namespace) -> None:
     own, stride = min(model.backbone.img_size), model.backbone.stride
     check_size(own if args.size is None else args.size, stride, 'whole')
     prepare = preparation_of(model._config, own, stride)
-    sources = {os.path.realpath(path) for _, path in files}
+    sources = real_paths(files)
     for number, (name, path) in enumerate(files, 1):
         try:
             image = prepare(read_pixels(path, prepare.background), args.size, 'whole')
