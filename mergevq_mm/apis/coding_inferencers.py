@@ -14,7 +14,6 @@ from torch import nn
 
 from .base_inferencer import ImageInferencer
 from .image_inputs import NamedImage, list_inputs
-from .preparation import batch_room
 from .token_file import ENDING, FINGERPRINT_BYTES, TokenFile, pack, unpack
 
 
@@ -173,9 +172,9 @@ class DecodingInferencer(ImageInferencer):
             except (OSError, ValueError) as error:
                 self.pass_over(item, error)
                 continue
-            length = tokens.grid[0] * tokens.grid[1]
-            full = len(batch) >= batch_room(batch_size, length)
-            if batch and (full or _shape(batch[0][2]) != _shape(tokens)):
+            if batch and (
+                len(batch) == batch_size or _shape(batch[0][2]) != _shape(tokens)
+            ):
                 yield batch
                 batch = []
             batch.append((name, source, tokens))

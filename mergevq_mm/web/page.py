@@ -88,7 +88,7 @@ def build_page(
 def serve(
     tokenizer: Mapping[str, Any],
     generator: Mapping[str, Any] | None = None,
-    examples: Sequence[str | Path] = (),
+    examples: Sequence[Path] = (),
     host: str = '127.0.0.1',
     port: int = 7860,
 ) -> None:
@@ -97,7 +97,7 @@ def serve(
     Args:
         tokenizer (Mapping): Arguments of :class:`ReconstructionInferencer`.
         generator (Mapping, optional): Of :class:`GenerationInferencer`.
-        examples (Sequence[str | Path]): Images and folders to pick from.
+        examples (Sequence[Path]): Images and folders to pick from.
         host (str): Address to listen on. Defaults to '127.0.0.1', this machine alone.
         port (int): Defaults to 7860.
 
