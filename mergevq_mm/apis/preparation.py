@@ -50,7 +50,8 @@ def validation_pipeline(config: Mapping[str, Any] | None) -> list[dict] | None:
         pipeline = data.get('pipeline') or []
         if pipeline and _kind(pipeline[0]).startswith('LoadImage'):
             return list(pipeline)
-    published = ((config or {}).get('metadata') or {}).get('preparation')
+    metadata = (config or {}).get('metadata')
+    published = metadata.get('preparation') if isinstance(metadata, Mapping) else None
     if published:
         _check_published(published)
         return [{'type': 'mergevq_mm.LoadImage'}, *published]

@@ -200,8 +200,9 @@ def test_features_are_those_of_an_evaluation(tmp_path: Path) -> None:
     extract = TokenFeatures(model.backbone, model.quantizer, ('avg', 'codes'))
     with torch.no_grad():
         right = extract(torch.stack(inputs).flip(1) / 127.5 - 1)
-    for source in (model, str(folder)):
-        infer = apis.FeatureInferencer(source, device='cpu', show_progress=False)
+    weights = str(folder / 'model.safetensors')
+    for source in ([model], [str(folder)], [str(folder / 'config.json'), weights]):
+        infer = apis.FeatureInferencer(*source, device='cpu', show_progress=False)
         found = infer(tmp_path / 'val', features=['avg', 'codes'])
         for name, values in right.items():
             rows = np.stack([result[name] for result in found])
