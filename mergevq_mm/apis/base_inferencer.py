@@ -189,8 +189,10 @@ class MergeVQInferencer(BaseInferencer):
             error (Exception): What is wrong with it.
 
         Raises:
-            Exception: ``error``, if somebody named the input itself.
+            Exception: ``error`` with its path, if somebody named the input itself.
         """
+        if isinstance(item, str) and item not in str(error):
+            error = ValueError(f'"{item}": {error}')
         if not isinstance(item, FolderFile):
             raise error
         self.failed.append(str(error))
@@ -236,10 +238,8 @@ class MergeVQInferencer(BaseInferencer):
         for pred, pictures in zip(preds, visualization, strict=True):
             result = {**pred, 'pictures': pictures} if pictures else dict(pred)
             if out_dir is not None:
-                outputs = self.outputs(result)
-                result['files'] = write_outputs(
-                    out_dir, outputs, self.task, self.sources
-                )
+                made = self.outputs(result)
+                result['files'] = write_outputs(out_dir, made, self.task, self.sources)
             packed.append(_as_sample(result) if return_datasamples else result)
         return packed
 

@@ -100,7 +100,8 @@ def test_bad_files_of_a_folder_are_named_and_passed_over(
     assert len(infer.failed) == 4 and len(caplog.messages) == 4
     for name, message in zip(('b', 'c', 'd'), caplog.messages):
         assert f'"{tmp_path}/{name}.png" cannot be read as an image' in message
-    assert '1000×1 pixels makes 16,000 positions' in caplog.messages[3]
+    text = f'"{tmp_path}/long.png": an image of 1000×1 pixels makes 16,000 positions'
+    assert text in caplog.messages[3]
     # One that somebody names himself is an error.
     for item in (tmp_path / 'b.png', [tmp_path, tmp_path / 'b.png']):
         with pytest.raises(ValueError, match='b.png" cannot be read as an image'):
