@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..utils.fileio import write_atomically
 from .base_inferencer import ImageInferencer
-from .image_inputs import NamedImage, list_inputs, to_images
+from .image_inputs import NamedImage, list_inputs
 from .token_file import ENDING, FINGERPRINT_BYTES, TokenFile, pack, unpack
 
 
@@ -85,8 +84,7 @@ class EncodingInferencer(ImageInferencer):
                 'with_map=False, but this tokenizer has not learned to predict the '
                 'source map; keep the map in the file.'
             )
-        images = to_images([image.pixels for image in inputs], self.device)
-        embedded = parts.backbone.embed(images)
+        embedded = parts.backbone.embed(self.images(inputs))
         grid = tuple(embedded.grid)
         merged = parts.backbone.encode_embedded(embedded, self.read_keep(keep, grid))
         index = parts.quantizer(merged.tokens).index
@@ -122,11 +120,9 @@ class EncodingInferencer(ImageInferencer):
             )
         return results
 
-    def write(self, result: dict, folder: Path) -> list[str]:
+    def outputs(self, result: dict) -> dict[str, bytes]:
         """The token file."""
-        path = folder / f'{result["name"]}{ENDING}'
-        write_atomically(result['content'], path)
-        return [str(path)]
+        return {f'{result["name"]}{ENDING}': result['content']}
 
 
 class DecodingInferencer(ImageInferencer):
@@ -146,8 +142,10 @@ class DecodingInferencer(ImageInferencer):
         super().check_model()
         self.fingerprint = tokenizer_fingerprint(self.parts)
 
-    def _inputs_to_list(self, inputs: Any) -> list[tuple[str, Any]]:
-        return list_inputs(inputs, (ENDING,))
+    def _inputs_to_list(
+        self, inputs: Any, out_dir: str | os.PathLike | None = None
+    ) -> list[tuple[str, Any]]:
+        return list_inputs(inputs, (ENDING,), out_dir)
 
     def preprocess(
         self, inputs: Sequence[tuple[str, Any]], batch_size: int = 8
@@ -167,9 +165,13 @@ class DecodingInferencer(ImageInferencer):
         batch: list[tuple[str, str, TokenFile]] = []
         for name, item in inputs:
             source = name if isinstance(item, bytes) else os.fspath(item)
-            content = item if isinstance(item, bytes) else Path(item).read_bytes()
-            tokens = unpack(content, f'"{source}"')
-            self._check_tokens(tokens, source)
+            try:
+                content = item if isinstance(item, bytes) else Path(item).read_bytes()
+                tokens = unpack(content, f'"{source}"')
+                self._check_tokens(tokens, source)
+            except (OSError, ValueError) as error:
+                self.pass_over(item, error)
+                continue
             if batch and (
                 len(batch) == batch_size or _shape(batch[0][2]) != _shape(tokens)
             ):
@@ -224,13 +226,9 @@ class DecodingInferencer(ImageInferencer):
             for (name, source, tokens), image in zip(inputs, images, strict=True)
         ]
 
-    def write(self, result: dict, folder: Path) -> list[str]:
+    def outputs(self, result: dict) -> dict[str, np.ndarray]:
         """The image as PNG."""
-        from mergevq_mm.visualization import save_png
-
-        path = folder / f'{result["name"]}.png'
-        save_png(path, result['image'])
-        return [str(path)]
+        return {f'{result["name"]}.png': result['image']}
 
 
 def _shape(tokens: TokenFile) -> tuple:

@@ -25,7 +25,8 @@ def read_model_config(model: str | os.PathLike | Config) -> tuple[Config, Any]:
     """Config of a model, and what its metafile says where it was given by name.
 
     A ``.py`` config is a script and runs. One of JSON or YAML is data: of it the model
-    is taken, without what only training needs, under the rules of published folders.
+    is taken, without what only training needs, under the rules of published folders,
+    and how a published folder prepares images.
 
     Args:
         model (str | PathLike | Config): A name, a path or a config.
@@ -44,7 +45,11 @@ def read_model_config(model: str | os.PathLike | Config) -> tuple[Config, Any]:
     if isinstance(model, Config):
         config = copy.deepcopy(model)
     elif is_data(model):
-        config = Config({'model': data_model(read_data(model), model)})
+        content = read_data(model)
+        config = Config({'model': data_model(content, model)})
+        metadata = content.get('metadata')
+        if isinstance(metadata, Mapping) and 'preparation' in metadata:
+            config.metadata = {'preparation': metadata['preparation']}
     elif Path(model).suffix == '.py':
         config = load_config(model)
     else:

@@ -21,6 +21,7 @@ from ..utils.published import (
 )
 from .model import get_model
 from .model_config import read_model_config
+from .preparation import published_preparation
 from .pretrained import REPOSITORY, hub_package
 
 
@@ -47,22 +48,28 @@ def save_pretrained(
     Raises:
         ValueError: If the config is not known or is not that of the model.
     """
-    model_cfg = published_model(_config_of(model, config))
+    full = _config_of(model, config)
+    model_cfg = published_model(full if 'type' in full else full['model'])
+    preparation = published_preparation(full)
+    told = {} if preparation is None else {'preparation': preparation}
     tokenizer = getattr(model, 'tokenizer', None)
     weights = published_weights(model.state_dict())
     source = f'The {type(model).__name__} to save'
     with replaced_folder(folder) as part:
         if tokenizer is not None and 'tokenizer' in model_cfg:
             model_cfg['tokenizer'] = _save_tokenizer(
-                tokenizer, model_cfg['tokenizer'], part
+                tokenizer, model_cfg['tokenizer'], part, told
             )
         check_fit(build_on_meta(model_cfg), weights, source)
-        write_files(part, model_cfg, weights, metadata)
+        write_files(part, model_cfg, weights, {**told, **(metadata or {})})
     return Path(folder)
 
 
 def _save_tokenizer(
-    tokenizer: nn.Module, config: Mapping[str, Any], folder: Path
+    tokenizer: nn.Module,
+    config: Mapping[str, Any],
+    folder: Path,
+    metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write a generator's tokenizer beside it; its config for there."""
     from mergevq_mm.models.generators.tokenizer import FrozenTokenizer, read_parts
@@ -76,7 +83,8 @@ def _save_tokenizer(
     head: dict[str, Any] = {'type': 'mergevq_mm.MergeVQHead'}
     if tokenizer.learned_recovery:
         head['source'] = {}  # says that the recovery is trained
-    write_files(target, {'type': 'mergevq_mm.MergeVQ', **parts, 'head': head}, weights)
+    model = {'type': 'mergevq_mm.MergeVQ', **parts, 'head': head}
+    write_files(target, model, weights, metadata)
     return {
         'type': 'mergevq_mm.FrozenTokenizer',
         'model': parts,
@@ -164,7 +172,7 @@ def export_checkpoint(
 def _config_of(
     model: nn.Module, config: str | os.PathLike | Config | Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
-    """Config of the model alone."""
+    """Config that a model was built from, or that of the model alone."""
     if config is None:
         config = getattr(model, '_config', None)
     if config is None:
@@ -174,5 +182,4 @@ def _config_of(
         )
     if isinstance(config, (str, os.PathLike)):
         config = read_model_config(config)[0]
-    plain = config.to_dict() if isinstance(config, Config) else config
-    return plain if 'type' in plain else plain['model']
+    return config.to_dict() if isinstance(config, Config) else config

@@ -311,6 +311,45 @@ def test_losses_stay_in_float32_under_autocast(dtype: torch.dtype) -> None:
     assert half.losses['loss_entropy'].dtype == torch.float32
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('in_channels', [None, 16])
+def test_half_models(dtype: torch.dtype, in_channels: int | None) -> None:
+    lfq = LFQ(6, in_channels, split=(2, 4), norm_groups=4).to(dtype)
+    tokens = torch.randn(2, 5, in_channels or 6).to(dtype)
+    result = lfq(tokens, with_losses=True)
+    assert result.codes.dtype == dtype and set(result.codes.unique().tolist()) == {
+        -1,
+        1,
+    }
+    z = lfq.projection(tokens).float()
+    assert torch.equal(result.index, functional.codes_to_index(z))
+    for name, value in lfq.losses(z).items():
+        assert value.dtype == torch.float32 and torch.equal(result.losses[name], value)
+    if in_channels:
+        sum(result.losses.values()).backward()
+        assert lfq.projection.linear.weight.grad.isfinite().all()
+    with torch.autocast('cpu', torch.bfloat16):  # weights in float32: so are the codes
+        assert LFQ(6, 16, (2, 4), norm_groups=4)(torch.randn(2, 5, 16)).codes.dtype == (
+            torch.float32
+        )
+
+
+@pytest.mark.parametrize(
+    ('index', 'text'),
+    [
+        ([0, 64], r'indices in \[0, 64\] of torch.int64 are not those of 64 codes'),
+        ([-1, 3], r'give whole numbers from 0 to 63'),
+        ([0.0, 1.0], 'of torch.float32 are not'),
+    ],
+)
+def test_indices_out_of_range_do_not_wrap(index: list, text: str) -> None:
+    lfq = LFQ(6, split=(2, 4))
+    with pytest.raises(ValueError, match=text):
+        lfq.index_to_codes(torch.tensor(index))
+    assert lfq.index_to_codes(torch.empty(0, 3, dtype=torch.int64)).shape == (0, 3, 6)
+    assert lfq.index_to_codes(torch.empty(2, device='meta', dtype=torch.long)).is_meta
+
+
 def test_descending_the_entropy_loss_uses_more_codes() -> None:
     quantizer = make(6, temperature=1.0).train()
     z = (0.3 + 0.1 * torch.randn(1, 64, 6)).requires_grad_()  # all one code
