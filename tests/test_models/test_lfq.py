@@ -184,6 +184,19 @@ def test_indices_and_codes_are_a_bijection_over_the_codebook() -> None:
     assert len(torch.unique(pre * 4096 + post)) == 2**18
 
 
+@pytest.mark.parametrize('code', [-1, 64, 2**40])
+def test_indices_out_of_range_do_not_wrap(code: int) -> None:
+    quantizer = LFQ(6, split=(2, 4))
+    with pytest.raises(ValueError, match='those of 6 bits go from 0 to 63; give'):
+        quantizer.index_to_codes(torch.tensor([[0, code]]))
+    for wrong in (torch.zeros(2), torch.zeros(2, dtype=torch.bool)):
+        with pytest.raises(ValueError, match='holds no codes; give whole numbers'):
+            quantizer.index_to_codes(wrong)
+    narrow = quantizer.index_to_codes(torch.tensor([63, 0], dtype=torch.uint8))
+    assert narrow.tolist() == [[1.0] * 6, [-1.0] * 6]
+    assert quantizer.index_to_codes(torch.zeros(0, dtype=torch.int64)).shape == (0, 6)
+
+
 def test_other_splits() -> None:
     quantizer = LFQ(9, split=(2, 3, 4))
     index = torch.arange(512).view(8, 64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from mmengine.dist import get_world_size
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ..utils.convolution import group_norm
 from ..utils.precision import no_autocast
 from ..utils.structures import QuantizedTokens
 from .lfq_functional import (
+    check_index,
     codes_to_index,
     entropy,
     index_to_codes,
@@ -187,7 +189,20 @@ class LFQ(BaseModule):
         }
 
     def index_to_codes(self, index: Tensor) -> Tensor:
-        """Codes of indices: … int64 to …×d in {-1, 1}."""
+        """Codes of indices.
+
+        Args:
+            index (Tensor): …, whole numbers in [0, 2^d).
+
+        Returns:
+            Tensor: …×d in {-1, 1}.
+
+        Raises:
+            ValueError: If an index is out of range; its upper bits would be dropped.
+        """
+        # A compiler would have to ask the numbers themselves.
+        if not torch.compiler.is_compiling():
+            check_index(index, self.bits)
         return index_to_codes(index, self.bits)
 
     def codes_to_index(self, codes: Tensor) -> Tensor:
