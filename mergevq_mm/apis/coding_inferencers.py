@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,14 @@ from torch import nn
 from ..utils.fileio import write_atomically
 from .base_inferencer import ImageInferencer
 from .image_inputs import NamedImage, list_inputs, to_images
-from .token_file import ENDING, FINGERPRINT_BYTES, TokenFile, pack, unpack
+from .token_file import (
+    ENDING,
+    FINGERPRINT_BYTES,
+    TokenFile,
+    pack,
+    read_token_file,
+    unpack,
+)
 
 
 def tokenizer_fingerprint(parts: nn.Module) -> str:
@@ -147,7 +153,14 @@ class DecodingInferencer(ImageInferencer):
         self.fingerprint = tokenizer_fingerprint(self.parts)
 
     def _inputs_to_list(self, inputs: Any) -> list[tuple[str, Any]]:
-        return list_inputs(inputs, (ENDING,))
+        listed = list_inputs(inputs, (ENDING,))
+        for _, item in listed:
+            if not isinstance(item, (str, bytes)):
+                raise ValueError(
+                    f'inputs hold a {type(item).__name__}, which is no token file; '
+                    'give paths, folders, or the bytes of files.'
+                )
+        return listed
 
     def preprocess(
         self, inputs: Sequence[tuple[str, Any]], batch_size: int = 8
@@ -166,9 +179,10 @@ class DecodingInferencer(ImageInferencer):
         """
         batch: list[tuple[str, str, TokenFile]] = []
         for name, item in inputs:
-            source = name if isinstance(item, bytes) else os.fspath(item)
-            content = item if isinstance(item, bytes) else Path(item).read_bytes()
-            tokens = unpack(content, f'"{source}"')
+            if isinstance(item, bytes):
+                source, tokens = name, unpack(item, f'"{name}"')
+            else:
+                source, tokens = item, read_token_file(item)
             self._check_tokens(tokens, source)
             if batch and (
                 len(batch) == batch_size or _shape(batch[0][2]) != _shape(tokens)
@@ -185,6 +199,16 @@ class DecodingInferencer(ImageInferencer):
             raise ValueError(
                 f'"{source}" was encoded by the tokenizer {tokens.fingerprint[:12]}…, '
                 f'not by {own[:12]}…; decode it with the weights that encoded it.'
+            )
+        bits = self.parts.quantizer.bits
+        if tokens.bits != bits:
+            raise ValueError(
+                f'"{source}" has codes of {tokens.bits} bits, where those of this '
+                f'tokenizer have {bits}; encode the image again.'
+            )
+        if tokens.grid == (1, 1):  # which not every norm of a decoder takes
+            raise ValueError(
+                f'"{source}" has a single position; encode a larger image.'
             )
         if tokens.group is None and not self.parts.neck.learned:
             raise ValueError(
