@@ -291,7 +291,7 @@ def _check_sizes(name: str, grid: Sequence[int], keep: int, bits: int) -> None:
     if min(rows, columns) < 1 or length > MAX_POSITIONS:
         raise ValueError(
             f'{name} has a grid of {rows}x{columns}, where a token file has 1 to '
-            f'{MAX_POSITIONS:,} positions; encode a smaller image.'
+            f'{MAX_POSITIONS:,} positions; encode an image of so many.'
         )
     if not 1 <= keep <= length:
         raise ValueError(

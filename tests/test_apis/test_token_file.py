@@ -307,7 +307,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         (dict(group=np.array([], dtype=int)), r'group of shape \(0,\)'),
         (dict(group=np.zeros((3, 4), dtype=int)), r'group of shape \(3, 4\)'),
         (dict(grid=(0, 4)), 'The image has a grid of 0x4'),
-        (dict(grid=(100, 100)), 'encode a smaller image'),
+        (dict(grid=(100, 100)), 'encode an image of so many'),
         (dict(bits=25), 'codes of 25 bits'),
     ],
 )
