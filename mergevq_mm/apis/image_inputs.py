@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..utils.images import decode_image, read_image, rgb_picture
+
 FITS = ('whole', 'crop')
 _ADDRESSES = ('http://', 'https://')
 
@@ -125,15 +127,12 @@ def read_pixels(item: Any) -> np.ndarray:
         ValueError: If an array has another shape, type or range, or an address does not
             answer.
     """
-    from mergevq_mm.datasets.transforms.load_image import LoadImage, to_rgb
-
     if isinstance(item, str):
-        pixels = LoadImage()({'img_path': item})['img']
-        return np.ascontiguousarray(pixels[..., ::-1])
+        return np.asarray(read_image(item))
     if isinstance(item, bytes):
-        return np.ascontiguousarray(LoadImage().decode(item)[..., ::-1])
+        return np.asarray(decode_image(item))
     if isinstance(item, Image.Image):
-        return np.asarray(to_rgb(item, (255, 255, 255)))
+        return np.asarray(rgb_picture(item))
     if isinstance(item, Tensor):
         item = item.detach().cpu()
         if item.ndim == 3 and item.shape[0] in (1, 3):
