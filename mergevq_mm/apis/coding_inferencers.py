@@ -17,6 +17,7 @@ from .image_inputs import NamedImage, list_inputs, to_images
 from .token_file import (
     ENDING,
     FINGERPRINT_BYTES,
+    MAX_POSITIONS,
     TokenFile,
     pack,
     read_token_file,
@@ -169,7 +170,9 @@ class DecodingInferencer(ImageInferencer):
 
         Args:
             inputs (Sequence[tuple[str, str | bytes]]): Names, and paths or contents.
-            batch_size (int): At most so many at a time. Defaults to 8.
+            batch_size (int): At most so many at a time, and no more positions than
+                the largest file may have: a file of 42 bytes can be a large image.
+                Defaults to 8.
 
         Yields:
             list[tuple[str, str, TokenFile]]: Names, sources and tokens.
@@ -184,9 +187,9 @@ class DecodingInferencer(ImageInferencer):
             else:
                 source, tokens = item, read_token_file(item)
             self._check_tokens(tokens, source)
-            if batch and (
-                len(batch) == batch_size or _shape(batch[0][2]) != _shape(tokens)
-            ):
+            rows, columns = tokens.grid
+            most = min(batch_size, MAX_POSITIONS // (rows * columns))
+            if batch and (len(batch) >= most or _shape(batch[0][2]) != _shape(tokens)):
                 yield batch
                 batch = []
             batch.append((name, source, tokens))
