@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Callable
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -15,7 +16,17 @@ from mmengine.infer import BaseInferencer
 from torch import nn
 
 from .hub import list_models
-from .image_inputs import NamedImage, fit_pixels, list_inputs, read_pixels
+from .image_inputs import (
+    LOGGER,
+    FolderFile,
+    NamedImage,
+    check_size,
+    list_inputs,
+    read_pixels,
+    to_images,
+)
+from .outputs import write_outputs
+from .preparation import MAX_POSITIONS, preparation_of
 from .progress import track
 
 
@@ -47,6 +58,11 @@ def load_for_inference(
     """
     from .model import get_model, load_weights
 
+    for name, value in (('model', model), ('pretrained', pretrained)):
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(
+                f'{name}={value!r} names nothing; give a path, or leave it out.'
+            )
     device = device or get_device()
     if isinstance(model, nn.Module):
         if isinstance(pretrained, (str, os.PathLike)):
@@ -137,7 +153,10 @@ class MergeVQInferencer(BaseInferencer):
         if batch_size < 1:
             raise ValueError(f'batch_size={batch_size} is no batch; give at least 1.')
         before, during, seen, after = self._dispatch_kwargs(**kwargs)
-        listed = self._inputs_to_list(inputs)
+        out_dir, made = after.get('out_dir'), 0
+        self.failed: list[str] = []
+        listed = self._inputs_to_list(inputs, out_dir)
+        self.sources = set() if out_dir is None else paths_of(listed)
         batches = self.preprocess(listed, batch_size, **before)
         steps = ((len(batch), batch) for batch in batches)
         if self.show_progress:
@@ -149,7 +168,11 @@ class MergeVQInferencer(BaseInferencer):
             with torch.inference_mode():
                 preds = self.forward(batch, **during)
             pictures = self.visualize(batch, preds, **seen)
-            yield from self.postprocess(preds, pictures, return_datasamples, **after)
+            results = self.postprocess(preds, pictures, return_datasamples, **after)
+            made += len(results)
+            yield from results
+        if self.failed and not made:
+            raise ValueError(f'nothing could be read; the first: {self.failed[0]}')
 
     def count(self, listed: Sequence, **kwargs: Any) -> int:
         """Results that so many inputs make."""
@@ -158,8 +181,25 @@ class MergeVQInferencer(BaseInferencer):
     def check_model(self) -> None:
         """Refuse a model of another kind."""
 
-    def _inputs_to_list(self, inputs: Any) -> list:
-        return list_inputs(inputs)
+    def pass_over(self, item: Any, error: Exception) -> None:
+        """Tell of a file of a folder that cannot be read, and note it in ``failed``.
+
+        Args:
+            item (Any): The input.
+            error (Exception): What is wrong with it.
+
+        Raises:
+            Exception: ``error``, if somebody named the input itself.
+        """
+        if not isinstance(item, FolderFile):
+            raise error
+        self.failed.append(str(error))
+        LOGGER.warning(str(error))
+
+    def _inputs_to_list(
+        self, inputs: Any, out_dir: str | os.PathLike | None = None
+    ) -> list:
+        return list_inputs(inputs, leave_out=out_dir)
 
     def _init_pipeline(self, cfg: Config | None) -> Callable:
         return read_pixels
@@ -196,13 +236,16 @@ class MergeVQInferencer(BaseInferencer):
         for pred, pictures in zip(preds, visualization, strict=True):
             result = {**pred, 'pictures': pictures} if pictures else dict(pred)
             if out_dir is not None:
-                result['files'] = self.write(result, Path(out_dir))
+                outputs = self.outputs(result)
+                result['files'] = write_outputs(
+                    out_dir, outputs, self.task, self.sources
+                )
             packed.append(_as_sample(result) if return_datasamples else result)
         return packed
 
-    def write(self, result: dict, folder: Path) -> list[str]:
-        """Write a result; the paths of its files."""
-        return []
+    def outputs(self, result: dict) -> dict[str, np.ndarray | bytes]:
+        """Files of a result: names to pictures H×W×3 uint8, or to contents."""
+        return {}
 
     @staticmethod
     def list_models(pattern: str | None = None) -> list[str]:
@@ -220,14 +263,17 @@ class ImageInferencer(MergeVQInferencer):
     or a sequence of all that.
     """
 
-    preprocess_kwargs = {'size', 'fit'}
+    preprocess_kwargs = {'size', 'fit', 'max_positions'}
     fit = 'whole'
 
     def check_model(self) -> None:
         """See :class:`MergeVQInferencer`."""
         if hasattr(self.model, 'tokenizer'):
             self.model.tokenizer.init_weights()  # an early error where its file is not
-        self.parts  # noqa: B018  raises
+        backbone = self.parts.backbone
+        self.preparation = preparation_of(
+            self.cfg, min(backbone.img_size), backbone.stride
+        )
 
     @property
     def parts(self) -> nn.Module:
@@ -246,6 +292,11 @@ class ImageInferencer(MergeVQInferencer):
     def device(self) -> torch.device:
         """torch.device: Where the tokenizer computes."""
         return next(self.parts.parameters()).device
+
+    def images(self, inputs: Sequence[NamedImage]) -> torch.Tensor:
+        """A batch for the tokenizer, B×3×H×W in [-1, 1], in its precision."""
+        dtype = next(self.parts.parameters()).dtype
+        return to_images([image.pixels for image in inputs], self.device, dtype)
 
     def default_keep(self) -> float:
         """The model's K as a share of its positions."""
@@ -268,11 +319,17 @@ class ImageInferencer(MergeVQInferencer):
             int: K.
 
         Raises:
-            ValueError: If a share is out of range.
+            ValueError: If it is no number, or a share is out of range.
         """
         from mergevq_mm.models.utils.merge_schedule import resolve_keep
 
         length = grid[0] * grid[1]
+        numbers = (int, float, np.integer, np.floating)
+        if keep is not None and not isinstance(keep, numbers):
+            raise ValueError(
+                f'keep={keep!r} is no number of tokens; give K, or a share such as '
+                '0.25.'
+            )
         if keep is None:
             share = max(1, round(self.default_keep() * length))
             return max(share, least_keep(length, self.parts.backbone.num_layers))
@@ -284,34 +341,54 @@ class ImageInferencer(MergeVQInferencer):
         batch_size: int = 8,
         size: int | None = None,
         fit: str | None = None,
+        max_positions: int = MAX_POSITIONS,
     ) -> Iterator[list[NamedImage]]:
         """Read images and put those of one size that follow each other together.
 
         Args:
             inputs (Sequence[tuple[str, Any]]): Names and images.
-            batch_size (int): At most so many at a time. Defaults to 8.
+            batch_size (int): At most so many at a time, and fewer of large images.
+                Defaults to 8.
             size (int, optional): Pixels of the shorter edge. Defaults to None, the
                 model's.
-            fit (str, optional): 'whole' or 'crop', see :func:`fit_pixels`. Defaults to
-                None, the class's.
+            fit (str, optional): 'whole' or 'crop', see :class:`Preparation`. Defaults
+                to None, the class's.
+            max_positions (int): At most so many of an image; their attention takes
+                memory by their square. Defaults to ``MAX_POSITIONS``.
 
         Yields:
             list[NamedImage]: A batch.
+
+        Raises:
+            ValueError: If an argument or an image is not what it should be. Files of a
+                folder are then passed over, see :meth:`pass_over`.
         """
-        backbone = self.parts.backbone
-        size = size or min(backbone.img_size)
+        prepare, stride = self.preparation, self.parts.backbone.stride
+        fit = self.fit if fit is None else fit
+        check_size(prepare.size if size is None else size, stride, fit)
         batch: list[NamedImage] = []
         for name, item in inputs:
-            pixels = self.pipeline(item)
-            pixels = fit_pixels(pixels, size, backbone.stride, fit or self.fit)
-            full = len(batch) == batch_size
-            if batch and (full or batch[0].pixels.shape != pixels.shape):
+            try:
+                pixels = self.pipeline(item, prepare.background)
+                pixels = prepare(pixels, size, fit, max_positions)
+            except ValueError as error:
+                self.pass_over(item, error)
+                continue
+            positions = pixels.shape[0] * pixels.shape[1] // stride**2
+            room = max(1, min(batch_size, (max_positions // positions) ** 2))
+            if batch and (len(batch) >= room or batch[0].pixels.shape != pixels.shape):
                 yield batch
                 batch = []
-            source = item if isinstance(item, str) else name
+            source = str(item) if isinstance(item, str) else name
             batch.append(NamedImage(name, source, pixels))
         if batch:
             yield batch
+
+
+def paths_of(listed: Sequence) -> set[str]:
+    """Real paths of the files among inputs."""
+    items = (one[1] for one in listed if isinstance(one, tuple))
+    return {os.path.realpath(item) for item in items if isinstance(item, str)}
 
 
 def least_keep(length: int, layers: int) -> int:

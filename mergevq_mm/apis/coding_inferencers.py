@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..utils.fileio import write_atomically
 from .base_inferencer import ImageInferencer
-from .image_inputs import NamedImage, list_inputs, to_images
+from .image_inputs import NamedImage, list_inputs
 from .token_file import (
     ENDING,
     FINGERPRINT_BYTES,
@@ -92,8 +91,7 @@ class EncodingInferencer(ImageInferencer):
                 'with_map=False, but this tokenizer has not learned to predict the '
                 'source map; keep the map in the file.'
             )
-        images = to_images([image.pixels for image in inputs], self.device)
-        embedded = parts.backbone.embed(images)
+        embedded = parts.backbone.embed(self.images(inputs))
         grid = tuple(embedded.grid)
         merged = parts.backbone.encode_embedded(embedded, self.read_keep(keep, grid))
         index = parts.quantizer(merged.tokens).index
@@ -129,11 +127,9 @@ class EncodingInferencer(ImageInferencer):
             )
         return results
 
-    def write(self, result: dict, folder: Path) -> list[str]:
+    def outputs(self, result: dict) -> dict[str, bytes]:
         """The token file."""
-        path = folder / f'{result["name"]}{ENDING}'
-        write_atomically(result['content'], path)
-        return [str(path)]
+        return {f'{result["name"]}{ENDING}': result['content']}
 
 
 class DecodingInferencer(ImageInferencer):
@@ -153,8 +149,10 @@ class DecodingInferencer(ImageInferencer):
         super().check_model()
         self.fingerprint = tokenizer_fingerprint(self.parts)
 
-    def _inputs_to_list(self, inputs: Any) -> list[tuple[str, Any]]:
-        listed = list_inputs(inputs, (ENDING,))
+    def _inputs_to_list(
+        self, inputs: Any, out_dir: str | os.PathLike | None = None
+    ) -> list[tuple[str, Any]]:
+        listed = list_inputs(inputs, (ENDING,), out_dir)
         for _, item in listed:
             if not isinstance(item, (str, bytes)):
                 raise ValueError(
@@ -182,14 +180,19 @@ class DecodingInferencer(ImageInferencer):
         """
         batch: list[tuple[str, str, TokenFile]] = []
         for name, item in inputs:
-            if isinstance(item, bytes):
-                source, tokens = name, unpack(item, f'"{name}"')
-            else:
-                source, tokens = item, read_token_file(item)
-            self._check_tokens(tokens, source)
+            source = name if isinstance(item, bytes) else str(item)
+            try:
+                if isinstance(item, bytes):
+                    tokens = unpack(item, f'"{source}"')
+                else:
+                    tokens = read_token_file(item)
+                self._check_tokens(tokens, source)
+            except ValueError as error:
+                self.pass_over(item, error)
+                continue
             rows, columns = tokens.grid
-            most = min(batch_size, MAX_POSITIONS // (rows * columns))
-            if batch and (len(batch) >= most or _shape(batch[0][2]) != _shape(tokens)):
+            room = min(batch_size, MAX_POSITIONS // (rows * columns))
+            if batch and (len(batch) >= room or _shape(batch[0][2]) != _shape(tokens)):
                 yield batch
                 batch = []
             batch.append((name, source, tokens))
@@ -251,13 +254,9 @@ class DecodingInferencer(ImageInferencer):
             for (name, source, tokens), image in zip(inputs, images, strict=True)
         ]
 
-    def write(self, result: dict, folder: Path) -> list[str]:
+    def outputs(self, result: dict) -> dict[str, np.ndarray]:
         """The image as PNG."""
-        from mergevq_mm.visualization import save_png
-
-        path = folder / f'{result["name"]}.png'
-        save_png(path, result['image'])
-        return [str(path)]
+        return {f'{result["name"]}.png': result['image']}
 
 
 def _shape(tokens: TokenFile) -> tuple:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from .base_inferencer import MergeVQInferencer
@@ -72,7 +73,9 @@ class GenerationInferencer(MergeVQInferencer):
         """See :class:`MergeVQInferencer`."""
         return len(listed) * num_per_class
 
-    def _inputs_to_list(self, inputs: Any) -> list[int]:
+    def _inputs_to_list(
+        self, inputs: Any, out_dir: str | os.PathLike | None = None
+    ) -> list[int]:
         labels = torch.as_tensor(inputs).flatten()
         if not labels.numel() or labels.is_floating_point():
             raise ValueError(
@@ -167,13 +170,9 @@ class GenerationInferencer(MergeVQInferencer):
             for i, one in enumerate(inputs)
         ]
 
-    def write(self, result: dict, folder: Path) -> list[str]:
+    def outputs(self, result: dict) -> dict[str, np.ndarray]:
         """The image as PNG."""
-        from mergevq_mm.visualization import save_png
-
-        path = folder / f'{result["name"]}.png'
-        save_png(path, result['image'])
-        return [str(path)]
+        return {f'{result["name"]}.png': result['image']}
 
 
 def mode_options(mode: str | None) -> dict[str, Any]:

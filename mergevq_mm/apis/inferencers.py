@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from .base_inferencer import ImageInferencer
-from .image_inputs import NamedImage, to_images
+from .image_inputs import NamedImage, list_inputs
 from .token_file import TokenFile
 
 
@@ -60,10 +62,11 @@ class ReconstructionInferencer(ImageInferencer):
                 'predict_source=True, but this tokenizer has not learned to predict '
                 'the source map; leave it out.'
             )
-        images = to_images([image.pixels for image in inputs], self.device)
-        embedded = parts.backbone.embed(images)  # once, whatever K
+        embedded = parts.backbone.embed(self.images(inputs))  # once, whatever K
         grid = tuple(embedded.grid)
-        keeps = keep if isinstance(keep, (list, tuple)) else [keep]
+        keeps = list(keep) if isinstance(keep, (list, tuple)) else [keep]
+        if not keeps:
+            raise ValueError('keep=[] asks for nothing; give at least one K.')
         results = [
             {
                 'name': image.name,
@@ -155,27 +158,35 @@ class ReconstructionInferencer(ImageInferencer):
             )
         return pictures
 
-    def write(self, result: dict, folder: Path) -> list[str]:
-        """Reconstructions and pictures as PNG."""
-        from mergevq_mm.visualization import save_png
-
+    def outputs(self, result: dict) -> dict[str, np.ndarray]:
+        """Reconstructions and pictures, NAME_<what it is>.png."""
         named = {}
         for keep, one in result['reconstructions'].items():
             named[f'K{keep}'] = one['image']
             if 'predicted_image' in one:
                 named[f'K{keep}_predicted'] = one['predicted_image']
-        files = []
-        for name, picture in {**named, **result.get('pictures', {})}.items():
-            path = folder / f'{result["name"]}_{name}.png'
-            save_png(path, picture)
-            files.append(str(path))
-        return files
+        named |= result.get('pictures', {})
+        return {f'{result["name"]}_{end}.png': image for end, image in named.items()}
+
+    def _inputs_to_list(
+        self, inputs: Any, out_dir: str | os.PathLike | None = None
+    ) -> list[tuple[str, Any]]:
+        given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        for item in given if out_dir is not None else ():
+            if isinstance(item, (str, os.PathLike)) and item and _same(item, out_dir):
+                raise ValueError(
+                    f'out_dir="{out_dir}" is a folder of inputs, which would hold '
+                    'results next time; write to another one, such as '
+                    f'"{Path(out_dir, "pictures")}".'
+                )
+        # cat_merge_K16.png is the map of a cat, not what became of a cat_merge.
+        return list_inputs(inputs, None, out_dir, reserved=('_merge',))
 
 
 class FeatureInferencer(ImageInferencer):
     """Images to features: class token, mean of tokens, mean of codes.
 
-    Images are cropped to a square, as in validation. Results are dicts with ``name``,
+    Images are prepared as in validation. Results are dicts with ``name``,
     ``source`` and an array for each feature: ``cls`` (D), ``avg`` (D), ``codes`` (d).
     """
 
@@ -204,10 +215,11 @@ class FeatureInferencer(ImageInferencer):
         """
         from mergevq_mm.evaluation.features import TokenFeatures
 
-        extract = TokenFeatures(
-            self.parts.backbone, self.parts.quantizer, features, keep
-        )
-        found = extract(to_images([image.pixels for image in inputs], self.device))
+        backbone = self.parts.backbone
+        if keep is not None:
+            keep = self.read_keep(keep, backbone.grid_of(*inputs[0].pixels.shape[:2]))
+        extract = TokenFeatures(backbone, self.parts.quantizer, features, keep)
+        found = extract(self.images(inputs))
         arrays = {name: value.cpu().numpy() for name, value in found.items()}
         return [
             {
@@ -217,6 +229,11 @@ class FeatureInferencer(ImageInferencer):
             }
             for i, image in enumerate(inputs)
         ]
+
+
+def _same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
+    """Whether two paths lead to one place."""
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _unit(pixels: np.ndarray) -> torch.Tensor:

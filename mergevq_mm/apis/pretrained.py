@@ -29,6 +29,7 @@ from ..utils.published import (
     published_weights,
 )
 from .model import build, override, read_model_config
+from .preparation import published_preparation
 
 _REPOSITORY = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 _FILES = [CONFIG, WEIGHTS, 'README.md', f'{TOKENIZER_FOLDER}/*']
@@ -57,12 +58,16 @@ def save_pretrained(
     Raises:
         ValueError: If the config is not known or is not that of the model.
     """
-    model_cfg = published_model(_config_of(model, config))
+    full = _config_of(model, config)
+    model_cfg = published_model(full if 'type' in full else full['model'])
+    preparation = published_preparation(full)
+    if preparation is not None:
+        metadata = {'preparation': preparation, **(metadata or {})}
     tokenizer = getattr(model, 'tokenizer', None)
     folder = Path(folder)
     if tokenizer is not None and 'tokenizer' in model_cfg:
         model_cfg['tokenizer'] = _save_tokenizer(
-            tokenizer, model_cfg['tokenizer'], folder
+            tokenizer, model_cfg['tokenizer'], folder, preparation
         )
     weights = published_weights(model.state_dict())
     check_fit(_empty(model_cfg), weights, f'The {type(model).__name__} to save')
@@ -70,7 +75,10 @@ def save_pretrained(
 
 
 def _save_tokenizer(
-    tokenizer: nn.Module, config: Mapping[str, Any], folder: Path
+    tokenizer: nn.Module,
+    config: Mapping[str, Any],
+    folder: Path,
+    preparation: list[dict] | None,
 ) -> dict[str, Any]:
     """Write a generator's tokenizer beside it; its config for there."""
     from mergevq_mm.models.generators.tokenizer import FrozenTokenizer, _read_model
@@ -84,7 +92,9 @@ def _save_tokenizer(
     head: dict[str, Any] = {'type': 'mergevq_mm.MergeVQHead'}
     if tokenizer.learned_recovery:
         head['source'] = {}  # says that the recovery is trained
-    write_folder(target, {'type': 'mergevq_mm.MergeVQ', **parts, 'head': head}, weights)
+    model = {'type': 'mergevq_mm.MergeVQ', **parts, 'head': head}
+    metadata = {'preparation': preparation} if preparation is not None else None
+    write_folder(target, model, weights, metadata)
     return {
         'type': 'mergevq_mm.FrozenTokenizer',
         'model': parts,
@@ -223,7 +233,7 @@ def export_checkpoint(
 def _config_of(
     model: nn.Module, config: str | os.PathLike | Config | Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
-    """Config of the model alone."""
+    """Config that a model was built from, or that of the model alone."""
     if config is None:
         config = getattr(model, '_config', None)
     if config is None:
@@ -233,8 +243,7 @@ def _config_of(
         )
     if isinstance(config, (str, os.PathLike)):
         config = read_model_config(config)[0]
-    plain = config.to_dict() if isinstance(config, Config) else config
-    return plain if 'type' in plain else plain['model']
+    return config.to_dict() if isinstance(config, Config) else config
 
 
 def _empty(model_cfg: Mapping[str, Any]) -> nn.Module:

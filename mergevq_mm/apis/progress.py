@@ -50,3 +50,5 @@ def track(
         text = f'{name}: {done}/{total}, {clock(left)} left, {clock(now - start)} gone'
         end = '\r' if terminal and done < total else '\n'
         print(text, end=end, file=file, flush=True)
+    if shown and terminal and done < total:  # some were passed over
+        print(file=file, flush=True)

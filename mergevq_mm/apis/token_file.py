@@ -28,6 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .preparation import MAX_POSITIONS
+
 MAGIC, VERSION = b'MVQT', 1
 ENDING = '.mvq'
 FINGERPRINT_BYTES = 16
@@ -35,7 +37,6 @@ _HEADER = struct.Struct(f'<4sBBBHHII{FINGERPRINT_BYTES}s')
 _CHECK = struct.Struct('<I')
 _WITH_MAP = 1
 
-MAX_POSITIONS = 2**12  # of 64x64: 1,024x1,024 pixels at the stride of the paper
 MAX_BITS = 24  # as of LFQ
 MAX_BYTES = (
     _HEADER.size

@@ -84,7 +84,7 @@ def _model(parser: argparse.ArgumentParser, generator: bool = False) -> None:
     )
 
 
-def _images(parser: argparse.ArgumentParser) -> None:
+def _images(parser: argparse.ArgumentParser, fit: str = 'whole') -> None:
     """Flags of images that go in."""
     parser.add_argument(
         'images', metavar='IMAGE', nargs='+', help='files, folders, http(s) addresses'
@@ -97,9 +97,12 @@ def _images(parser: argparse.ArgumentParser) -> None:
         help="shorter edge to resize to. Default: the model's",
     )
     group.add_argument(
-        '--fit', choices=FITS, help='the whole picture, or a square from its centre'
+        '--fit',
+        choices=FITS,
+        help=f'the whole picture, or a square as in validation. Default: {fit}',
     )
     _batch(group)
+    _strict(group)
 
 
 def _batch(group: Any) -> None:
@@ -107,6 +110,14 @@ def _batch(group: Any) -> None:
         '--batch-size', type=int, default=8, metavar='N', help='at a time. Default: 8'
     )
     group.add_argument('--quiet', action='store_true', help='tell no progress')
+
+
+def _strict(group: Any) -> None:
+    group.add_argument(
+        '--strict',
+        action='store_true',
+        help='exit code 1 where a file of a folder cannot be read',
+    )
 
 
 def _keep(parser: argparse.ArgumentParser, **options: Any) -> None:
@@ -186,7 +197,9 @@ def _decode(commands: Any) -> None:
     parser.add_argument(
         'files', metavar='FILE', nargs='+', help='files that encode wrote, or folders'
     )
-    _batch(parser.add_argument_group('files'))
+    group = parser.add_argument_group('files')
+    _batch(group)
+    _strict(group)
     _out(parser, 'decoded')
 
 
@@ -199,7 +212,7 @@ def _features(commands: Any) -> None:
         'with labels use tools/extract_features.py.',
     )
     _model(parser)
-    _images(parser)
+    _images(parser, 'crop')
     parser.add_argument(
         '--features',
         nargs='+',

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
             f'--weights {args.weights} and --random-weights contradict each other; '
             'leave one out.'
         )
+    if getattr(args, 'tokenizer', None) == '':
+        raise ValueError("--tokenizer '' names nothing; give a path, or leave it out.")
     found: dict[str, Any] = {
         'model': args.model,
         'pretrained': False if args.random_weights else args.weights,
@@ -52,6 +56,25 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def image_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of a call on images."""
     return {'size': args.size, 'fit': args.fit, 'batch_size': args.batch_size}
+
+
+def conclude(args: argparse.Namespace, failed: Sequence[str], good: int) -> None:
+    """Say how many files of folders could not be read, if there are any.
+
+    Args:
+        args (Namespace): The command line.
+        failed (Sequence[str]): What was wrong with them.
+        good (int): Files that could.
+
+    Raises:
+        ValueError: If there are any, with ``--strict``.
+    """
+    if not failed:
+        return
+    text = f'{len(failed)} of {len(failed) + good} files could not be read'
+    if args.strict:
+        raise ValueError(f'{text}; the first: {failed[0]}')
+    logging.getLogger('mergevq_mm').warning('%s, see above', text)
 
 
 def reconstruct(args: argparse.Namespace) -> None:
@@ -84,6 +107,7 @@ def reconstruct(args: argparse.Namespace) -> None:
             )
         number, files = number + 1, files + len(result['files'])
     print(f'{number} images, {files} files: {args.out}/')
+    conclude(args, infer.failed, number)
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -116,6 +140,7 @@ def encode(args: argparse.Namespace) -> None:
         f'{len(rates)} images, {total} bytes, {np.mean(rates):.4f} bits a pixel on '
         f'average: {args.out}/'
     )
+    conclude(args, infer.failed, len(rates))
 
 
 def decode(args: argparse.Namespace) -> None:
@@ -135,6 +160,7 @@ def decode(args: argparse.Namespace) -> None:
         print(f'{result["files"][0]}: {width}x{height}', flush=True)
         number += 1
     print(f'{number} images: {args.out}/')
+    conclude(args, infer.failed, number)
 
 
 def features(args: argparse.Namespace) -> None:
@@ -159,6 +185,7 @@ def features(args: argparse.Namespace) -> None:
     write_features(args.out, rows, metadata)
     widths = ', '.join(f'{name} {rows[name].shape[1]}' for name in args.features)
     print(f'{len(results)} images, widths {widths}: {args.out}')
+    conclude(args, infer.failed, len(results))
 
 
 def generate(args: argparse.Namespace) -> None:
@@ -168,7 +195,8 @@ def generate(args: argparse.Namespace) -> None:
         args (Namespace): The command line.
     """
     from mergevq_mm.apis import GenerationInferencer
-    from mergevq_mm.visualization import sample_grid, save_png
+    from mergevq_mm.apis.outputs import write_outputs
+    from mergevq_mm.visualization import sample_grid
 
     infer = GenerationInferencer(**model_arguments(args), show_progress=not args.quiet)
     classes = args.classes or list(range(min(10, infer.model.num_classes)))
@@ -191,8 +219,8 @@ def generate(args: argparse.Namespace) -> None:
     ):
         made.append(result['image'])
         stats.append(result['stats'])
-    grid = args.out / 'grid.png'
-    save_png(grid, sample_grid(made, columns=len(classes)))
+    grid = sample_grid(made, columns=len(classes))
+    (grid,) = write_outputs(args.out, {'grid.png': grid}, infer.task)
     means = {
         name: round(float(np.mean([s[name] for s in stats])), 2) for name in stats[0]
     }

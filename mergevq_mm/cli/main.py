@@ -6,10 +6,12 @@ Nothing heavy is imported before a command runs, so that ``--help`` is quick.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from .arguments import add_commands
 
@@ -80,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         from . import commands
 
-        getattr(commands, args.run)(args)
+        with warnings_on_stderr():
+            getattr(commands, args.run)(args)
     except BrokenPipeError:  # such as `mergevq models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
@@ -89,6 +92,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.debug:
             raise
         sys.exit(f'error: {sentence(error)}')
+
+
+@contextmanager
+def warnings_on_stderr() -> Iterator[None]:
+    """Write what the package warns of as lines that begin with 'warning: '."""
+    logger, handler = logging.getLogger('mergevq_mm'), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter('warning: %(message)s'))
+    logger.addHandler(handler)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def sentence(error: Exception) -> str:

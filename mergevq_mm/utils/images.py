@@ -14,18 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.request import urlopen
 
 import numpy as np
 from mmengine import fileio
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from .download import read_address
 
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')
 # Pillow's own limit, at which it refuses: more would take half a gigabyte as RGB.
 MAX_PIXELS = 2 * (2**30 // 12)
 ADDRESSES = ('http://', 'https://')
 MAX_BYTES = 2**28  # of an image at an address
-TIMEOUT = 60.0  # seconds for it
+TIMEOUT = 120.0  # seconds for all of it
 WHITE = (255, 255, 255)
 
 _ALSO = ('MPO',)  # several JPEGs in one file, which Pillow opens as a JPEG
@@ -68,7 +69,9 @@ def is_hidden(path: str | os.PathLike) -> bool:
     return any(part.startswith('.') and part not in ('.', '..') for part in parts)
 
 
-def walk_files(folder: str | os.PathLike) -> Iterator[Path]:
+def walk_files(
+    folder: str | os.PathLike, leave_out: str | os.PathLike | None = None
+) -> Iterator[Path]:
     """All files below a folder that are not hidden, in the order of their paths.
 
     Links are followed, but not back to a folder above. What is neither a file nor a
@@ -76,11 +79,14 @@ def walk_files(folder: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         folder (str | PathLike): Where to look.
+        leave_out (str | PathLike, optional): A folder below it that is not looked into.
+            Defaults to None.
 
     Yields:
         Path: Below ``folder``; also links that lead nowhere, which nobody can read.
     """
-    return _walk(Path(folder), frozenset())
+    shut = set() if leave_out is None else {os.path.realpath(leave_out)}
+    return _walk(Path(folder), frozenset(shut - {os.path.realpath(folder)}))
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
@@ -98,7 +104,9 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
 
 
 def find_files(
-    folder: str | os.PathLike, endings: Iterable[str] | None = None
+    folder: str | os.PathLike,
+    endings: Iterable[str] | None = None,
+    leave_out: str | os.PathLike | None = None,
 ) -> tuple[list[Path], list[Path]]:
     """Files of a folder and its sub-folders by their endings.
 
@@ -106,6 +114,7 @@ def find_files(
         folder (str | PathLike): Where to look, see :func:`walk_files`.
         endings (Iterable[str], optional): In lower case. Defaults to None,
             :func:`image_endings`.
+        leave_out (str | PathLike, optional): As there. Defaults to None.
 
     Returns:
         tuple[list[Path], list[Path]]: Files that end so, and all others, which are
@@ -113,7 +122,7 @@ def find_files(
     """
     endings = tuple(image_endings() if endings is None else endings)
     found: tuple[list[Path], list[Path]] = ([], [])
-    for path in walk_files(folder):
+    for path in walk_files(folder, leave_out):
         found[path.suffix.lower() not in endings].append(path)
     return found
 
@@ -146,22 +155,17 @@ def read_bytes(path: str | os.PathLike, backend_args: dict | None = None) -> byt
         bytes: All of it.
 
     Raises:
-        ValueError: If an address sends more than ``MAX_BYTES`` or takes longer than
-            ``TIMEOUT``.
-        OSError: If it cannot be read.
+        ValueError: If an address sends more than ``MAX_BYTES``.
+        OSError: If it cannot be read, or an address takes longer than ``TIMEOUT``.
     """
     path = os.fspath(path)
     if backend_args or not path.startswith(ADDRESSES):
         return fileio.get(path, backend_args=backend_args)
-    end = time.monotonic() + TIMEOUT
-    content = bytearray()
-    with urlopen(path, timeout=TIMEOUT) as answer:
-        while part := answer.read1(2**16):
-            content += part
-            if len(content) > MAX_BYTES:
-                raise ValueError(f'it sends more than {MAX_BYTES >> 20} MiB')
-            if time.monotonic() > end:
-                raise ValueError(f'it takes longer than {TIMEOUT:.0f} s')
+    end, content = time.monotonic() + TIMEOUT, bytearray()
+    for part in read_address(path, MAX_BYTES):
+        content += part
+        if time.monotonic() > end:
+            raise TimeoutError(f'it takes longer than {TIMEOUT:.0f} s')
     return bytes(content)
 
 

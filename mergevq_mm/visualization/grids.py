@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .merge_map import default_scale, draw_merge_map, enlarge
@@ -160,7 +161,9 @@ def sample_grid(
     return tile([images[i : i + columns] for i in range(0, len(images), columns)])
 
 
-def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
+def save_png(
+    path: str | os.PathLike, image: np.ndarray, author: str = 'mergevq_mm'
+) -> None:
     """Write an image H×W×3 uint8 (RGB) as PNG and make its folder.
 
     The file appears at once or not at all: it is written under another name first.
@@ -168,12 +171,32 @@ def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
     Args:
         path (str | PathLike): Where to.
         image (np.ndarray): H×W×3 uint8.
+        author (str): Noted in the file, for :func:`png_author`. Defaults to
+            'mergevq_mm'.
     """
     path = os.fspath(path)
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     partial = f'{path}.partial'
-    Image.fromarray(image).save(partial, format='PNG')
+    note = PngInfo()
+    note.add_text('Software', author)
+    Image.fromarray(image).save(partial, format='PNG', pnginfo=note)
     os.replace(partial, path)
+
+
+def png_author(path: str | os.PathLike) -> str | None:
+    """Which program wrote a file.
+
+    Args:
+        path (str | PathLike): Of a file that there may be.
+
+    Returns:
+        str | None: What the PNG says; None where it says nothing or there is none.
+    """
+    try:
+        with Image.open(path, formats=['PNG']) as picture:
+            return picture.info.get('Software')
+    except Exception:  # no PNG, in one of many ways
+        return None
 
 
 def _caption(text: str, width: int) -> np.ndarray:

@@ -176,7 +176,7 @@ def _tokenizer_tab(
 
     def view(payload: Any, tokens: Any) -> tuple:
         try:
-            pixels = read_upload(payload)
+            pixels = read_upload(payload, reconstruct.preparation.background)
             if pixels is None:
                 return None, None, None, 'Upload an image to begin.'
             return view_tokens(reconstruct, pixels, whole('K', tokens, least, length))

@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from mergevq_mm.utils.images import decode_image, image_endings
+from mergevq_mm.utils.images import WHITE, decode_image, image_endings
 
 MAX_BYTES = 2**25  # of an image
 MAX_PIXELS = 2**26  # of one that a visitor sends: others wait while it is read
-MAX_RATIO = 32  # of its edges
 MAX_FOLDER = 2**28  # bytes of all files of the page
 
 
@@ -63,12 +62,16 @@ def store_upload(content: bytes, name: str) -> Path:
     return path
 
 
-def read_upload(payload: Any) -> np.ndarray | None:
+def read_upload(
+    payload: Any, background: tuple[int, int, int] = WHITE
+) -> np.ndarray | None:
     """The image that a browser names.
 
     Args:
         payload (Any): Of gradio's image: a dict with the ``path`` of a file of the
             page; None where there is none. Anybody may have written it.
+        background (tuple[int, int, int]): Colour behind transparent pixels. Defaults to
+            white.
 
     Returns:
         np.ndarray: H×W×3 uint8, as the command line reads it; None where there is none.
@@ -89,14 +92,7 @@ def read_upload(payload: Any) -> np.ndarray | None:
         raise ValueError(
             f'The image has more than {MAX_BYTES >> 20} MiB; give a smaller one.'
         )
-    pixels = np.asarray(decode_image(content, 'The image', max_pixels=MAX_PIXELS))
-    height, width = pixels.shape[:2]
-    if max(height, width) > MAX_RATIO * min(height, width):
-        raise ValueError(
-            f'The image has {width}x{height} pixels, where one edge may be '
-            f'{MAX_RATIO} times the other; cut it.'
-        )
-    return pixels
+    return np.asarray(decode_image(content, 'The image', background, MAX_PIXELS))
 
 
 def is_of_page(path: Any) -> bool:

@@ -70,7 +70,7 @@ def test_paths_that_cannot_be_read(decode: DecodingInferencer, tmp_path: Path) -
 def test_a_batch_has_no_more_positions_than_the_largest_file(
     decode: DecodingInferencer,
 ) -> None:
-    large, small = _file(decode, 1, (40, 40)), _file(decode, 1, (4, 4))
+    large, small = _file(decode, 1, (60, 60)), _file(decode, 1, (4, 4))
     files = [(str(i), large) for i in range(5)] + [(str(i), small) for i in range(9)]
     sizes = [len(batch) for batch in decode.preprocess(files, 8)]
     assert sizes == [2, 2, 1, 8, 1]

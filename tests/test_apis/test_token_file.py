@@ -172,9 +172,9 @@ def test_forged_files_are_what_they_claim_to_be() -> None:
 @pytest.mark.parametrize(
     ('content', 'match'),
     [
-        (forged(65535, 65535, 1, 0), 'grid of 65535x65535, where .* 1 to 4,096 pos'),
+        (forged(65535, 65535, 1, 0), 'grid of 65535x65535, where .* 1 to 8,192 pos'),
         (forged(65535, 65535, 2**32 - 1, 1), 'grid of 65535x65535'),
-        (forged(65, 64, 1, 0), 'grid of 65x64'),
+        (forged(8193, 1, 1, 0), 'grid of 8193x1'),
         (forged(3000, 3000, 1, 1), 'grid of 3000x3000'),
         (forged(0, 8, 16, 0), 'grid of 0x8'),
         (forged(8, 0, 16, 1), 'grid of 8x0'),
@@ -217,10 +217,10 @@ def test_the_largest_file() -> None:
     """Within the limits everything is read, in a moment."""
     rng = np.random.default_rng(0)
     for keep in (1, MAX_POSITIONS // 2, MAX_POSITIONS):
-        raw = np.concatenate([np.arange(keep), rng.integers(0, keep, 4096 - keep)])
+        raw = np.concatenate([np.arange(keep), rng.integers(0, keep, 8192 - keep)])
         group = raster_order(torch.from_numpy(rng.permutation(raw))[None], keep)[0][0]
         index = rng.integers(0, 2**24, keep)
-        content = pack(TokenFile(index, group.numpy(), (64, 64), 24, PRINT))
+        content = pack(TokenFile(index, group.numpy(), (64, 128), 24, PRINT))
         assert len(content) <= MAX_BYTES
         start = time.perf_counter()
         assert unpack(content).group.tolist() == group.tolist()
@@ -241,7 +241,7 @@ _NUMBER = st.one_of(st.integers(0, 12), st.sampled_from([63, 64, 65, 255, 65535]
 _HEADERS = st.tuples(
     _NUMBER,
     _NUMBER,
-    st.one_of(_NUMBER, st.sampled_from([4096, 2**31, 2**32 - 1])),
+    st.one_of(_NUMBER, st.sampled_from([8192, 2**31, 2**32 - 1])),
     st.integers(0, 3),
     st.integers(0, 30) | st.just(255),
     st.binary(max_size=40),

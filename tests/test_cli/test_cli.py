@@ -112,6 +112,32 @@ def test_features(
         assert arrays['path'].tolist() == [files['cat']]
 
 
+@pytest.mark.parametrize('command', ['reconstruct', 'encode', 'features', 'decode'])
+def test_bad_files_of_a_folder(
+    command: str, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, out = (
+        tmp_path / 'in',
+        tmp_path / ('out.npz' if command == 'features' else 'o'),
+    )
+    folder.mkdir()
+    model = _tokenizer(files)
+    (folder / 'cat.png').write_bytes(Path(files['cat']).read_bytes())
+    _run(capsys, 'encode', *model, str(folder / 'cat.png'), '--out', str(folder))
+    for name in ('bad.png', 'bad.mvq', '._cat.png', '._cat.mvq'):
+        (folder / name).write_text('nothing')
+    main([command, *model, str(folder), '--out', str(out)])
+    printed = capsys.readouterr()
+    assert '1 images' in printed.out.splitlines()[-1] and out.exists()
+    lines = [line for line in printed.err.splitlines() if line.startswith('warning: ')]
+    assert f'warning: "{folder}/bad.' in printed.err
+    assert lines[-1] == 'warning: 1 of 2 files could not be read, see above'
+    message = _fails(command, *model, str(folder), '--out', str(out), '--strict')
+    assert message.startswith('error: 1 of 2 files could not be read; the first: "')
+    bad = folder / ('bad.mvq' if command == 'decode' else 'bad.png')
+    assert f'error: "{bad}"' in _fails(command, *model, str(bad), '--out', str(out))
+
+
 def test_generate_and_export(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -151,6 +177,10 @@ def test_errors_are_one_sentence(files: dict[str, str], tmp_path: Path) -> None:
         (['reconstruct', 'mergevq_x', cat], 'model="mergevq_x" is not known'),
         (['reconstruct', files['t.py'], cat], 'comes without weights; give the path'),
         (['reconstruct', *tokenizer, 'dog.png'], '"dog.png" does not exist'),
+        (['reconstruct', *tokenizer, ''], '"" does not exist; give a file'),
+        (['reconstruct', *tokenizer, cat, '--size', '0'], 'size=0 is no multiple of'),
+        (['reconstruct', files['t.py'], cat, '--weights', ''], "pretrained='' names"),
+        (['encode', *tokenizer, cat, '--keep', '-1'], 'keep=-1 lies outside [1, 24]'),
         (['encode', *tokenizer, cat, '--keep', '1'], 'keep=1 cannot be reached'),
         (['decode', *tokenizer, cat], 'cat.png" is no token file'),
         (['features', *tokenizer, cat, '--out', 'f.txt'], 'f.txt'),

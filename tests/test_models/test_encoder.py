@@ -405,3 +405,9 @@ def test_bad_mode() -> None:
 )
 def test_resolve_keep(keep: int | float | None, number: int) -> None:
     assert resolve_keep(keep, 10) == number
+
+
+@pytest.mark.parametrize('keep', [True, False, 0.0, -0.5, 1.5, float('nan')])
+def test_resolve_keep_refuses(keep: float) -> None:
+    with pytest.raises(ValueError, match=f'keep={keep} is '):
+        resolve_keep(keep, 10)

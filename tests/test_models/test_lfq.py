@@ -184,19 +184,6 @@ def test_indices_and_codes_are_a_bijection_over_the_codebook() -> None:
     assert len(torch.unique(pre * 4096 + post)) == 2**18
 
 
-@pytest.mark.parametrize('code', [-1, 64, 2**40])
-def test_indices_out_of_range_do_not_wrap(code: int) -> None:
-    quantizer = LFQ(6, split=(2, 4))
-    with pytest.raises(ValueError, match='those of 6 bits go from 0 to 63; give'):
-        quantizer.index_to_codes(torch.tensor([[0, code]]))
-    for wrong in (torch.zeros(2), torch.zeros(2, dtype=torch.bool)):
-        with pytest.raises(ValueError, match='holds no codes; give whole numbers'):
-            quantizer.index_to_codes(wrong)
-    narrow = quantizer.index_to_codes(torch.tensor([63, 0], dtype=torch.uint8))
-    assert narrow.tolist() == [[1.0] * 6, [-1.0] * 6]
-    assert quantizer.index_to_codes(torch.zeros(0, dtype=torch.int64)).shape == (0, 6)
-
-
 def test_other_splits() -> None:
     quantizer = LFQ(9, split=(2, 3, 4))
     index = torch.arange(512).view(8, 64)
@@ -322,6 +309,45 @@ def test_losses_stay_in_float32_under_autocast(dtype: torch.dtype) -> None:
         assert torch.equal(found.losses[name], value)
     half = quantizer(z.to(dtype))
     assert half.losses['loss_entropy'].dtype == torch.float32
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('in_channels', [None, 16])
+def test_half_models(dtype: torch.dtype, in_channels: int | None) -> None:
+    lfq = LFQ(6, in_channels, split=(2, 4), norm_groups=4).to(dtype)
+    tokens = torch.randn(2, 5, in_channels or 6).to(dtype)
+    result = lfq(tokens, with_losses=True)
+    assert result.codes.dtype == dtype and set(result.codes.unique().tolist()) == {
+        -1,
+        1,
+    }
+    z = lfq.projection(tokens).float()
+    assert torch.equal(result.index, functional.codes_to_index(z))
+    for name, value in lfq.losses(z).items():
+        assert value.dtype == torch.float32 and torch.equal(result.losses[name], value)
+    if in_channels:
+        sum(result.losses.values()).backward()
+        assert lfq.projection.linear.weight.grad.isfinite().all()
+    with torch.autocast('cpu', torch.bfloat16):  # weights in float32: so are the codes
+        assert LFQ(6, 16, (2, 4), norm_groups=4)(torch.randn(2, 5, 16)).codes.dtype == (
+            torch.float32
+        )
+
+
+@pytest.mark.parametrize(
+    ('index', 'text'),
+    [
+        ([0, 64], r'indices in \[0, 64\] of torch.int64 are not those of 64 codes'),
+        ([-1, 3], r'give whole numbers from 0 to 63'),
+        ([0.0, 1.0], 'of torch.float32 are not'),
+    ],
+)
+def test_indices_out_of_range_do_not_wrap(index: list, text: str) -> None:
+    lfq = LFQ(6, split=(2, 4))
+    with pytest.raises(ValueError, match=text):
+        lfq.index_to_codes(torch.tensor(index))
+    assert lfq.index_to_codes(torch.empty(0, 3, dtype=torch.int64)).shape == (0, 3, 6)
+    assert lfq.index_to_codes(torch.empty(2, device='meta', dtype=torch.long)).is_meta
 
 
 def test_descending_the_entropy_loss_uses_more_codes() -> None:

@@ -18,7 +18,6 @@ from ..utils.convolution import group_norm
 from ..utils.precision import no_autocast
 from ..utils.structures import QuantizedTokens
 from .lfq_functional import (
-    check_index,
     codes_to_index,
     entropy,
     index_to_codes,
@@ -140,7 +139,8 @@ class LFQ(BaseModule):
                 None, in training mode.
 
         Returns:
-            QuantizedTokens: Codes B×K×d, indices B×K and the losses.
+            QuantizedTokens: Codes B×K×d in the precision of the weights, indices B×K
+            and the losses, float32.
 
         Raises:
             ValueError: If the tokens are not as wide as announced.
@@ -151,13 +151,16 @@ class LFQ(BaseModule):
                 f'tokens of width {z.shape[-1]} do not fit bits={self.bits}; set '
                 'in_channels to have them projected.'
             )
+        # A half model goes on in its own precision; under autocast the weights are
+        # float32, and so are the codes.
+        dtype = next(self.projection.parameters(), tokens).dtype
         with no_autocast(z):
             z = z.float()
             codes = quantize(z)
             losses = {}
             if self.training if with_losses is None else with_losses:
                 losses = self.losses(z)
-        return QuantizedTokens(codes, codes_to_index(codes), losses)
+        return QuantizedTokens(codes.to(dtype), codes_to_index(codes), losses)
 
     def losses(self, z: Tensor) -> dict[str, Tensor]:
         """Entropy and commitment losses of tokens before quantisation.
@@ -189,20 +192,20 @@ class LFQ(BaseModule):
         }
 
     def index_to_codes(self, index: Tensor) -> Tensor:
-        """Codes of indices.
-
-        Args:
-            index (Tensor): …, whole numbers in [0, 2^d).
-
-        Returns:
-            Tensor: …×d in {-1, 1}.
+        """Codes of indices: … int64 to …×d in {-1, 1}.
 
         Raises:
-            ValueError: If an index is out of range; its upper bits would be dropped.
+            ValueError: If an index is not that of a code.
         """
-        # A compiler would have to ask the numbers themselves.
-        if not torch.compiler.is_compiling():
-            check_index(index, self.bits)
+        looked_at = not torch.compiler.is_compiling() and not index.is_meta
+        if looked_at and index.numel():
+            low, high = (value.item() for value in index.aminmax())
+            if index.is_floating_point() or low < 0 or high >= self.codebook_size:
+                raise ValueError(
+                    f'indices in [{low}, {high}] of {index.dtype} are not those of '
+                    f'{self.codebook_size} codes; give whole numbers from 0 to '
+                    f'{self.codebook_size - 1}.'
+                )
         return index_to_codes(index, self.bits)
 
     def codes_to_index(self, codes: Tensor) -> Tensor:

@@ -35,29 +35,6 @@ def codes_to_index(codes: Tensor) -> Tensor:
     return ((codes > 0) * place).sum(dim=-1)
 
 
-def check_index(index: Tensor, bits: int) -> None:
-    """Refuse what is no index of a code.
-
-    Args:
-        index (Tensor): Of any shape.
-        bits (int): Width of the codes, d.
-
-    Raises:
-        ValueError: If it holds other numbers than whole ones in [0, 2^d).
-    """
-    whole = not (index.is_floating_point() or index.is_complex())
-    if not whole or index.dtype == torch.bool:
-        raise ValueError(f'index of {index.dtype} holds no codes; give whole numbers.')
-    if not index.numel():
-        return
-    low, high = (int(value) for value in index.aminmax())
-    if low < 0 or high >= 2**bits:
-        raise ValueError(
-            f'index holds codes from {low} to {high}, where those of {bits} bits go '
-            f'from 0 to {2**bits - 1}; give codes of this tokenizer.'
-        )
-
-
 def index_to_codes(index: Tensor, bits: int) -> Tensor:
     """Code of each index: … to …×d in {-1, 1}."""
     shift = torch.arange(bits, device=index.device)

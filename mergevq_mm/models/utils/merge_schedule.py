@@ -144,6 +144,11 @@ def resolve_keep(keep: int | float | None, length: int) -> int:
     """Number of tokens from a number, a share of ``length``, or None for all."""
     if keep is None:
         return length
+    if isinstance(keep, bool):
+        raise ValueError(
+            f'keep={keep} is no number of tokens; give K, a share such as 0.25, or '
+            'None for all.'
+        )
     if isinstance(keep, float):
         if not 0 < keep <= 1:
             raise ValueError(
