@@ -18,13 +18,9 @@ from urllib.parse import urlsplit
 
 from .uploads import MAX_BYTES, is_of_page, make_room, store_upload
 
+FILE, UPLOAD = '/gradio_api/file=', '/gradio_api/upload'
+ASKED_BELOW = ('/assets/', '/static/', '/gradio_api/heartbeat/', FILE)
 ASKED = (
-    '/assets/',
-    '/static/',
-    '/gradio_api/heartbeat/',
-    '/gradio_api/file=',
-)
-ASKED_AS_IT_IS = (
     '/',
     '/config',
     '/favicon.ico',
@@ -33,8 +29,7 @@ ASKED_AS_IT_IS = (
     '/gradio_api/startup-events',
     '/gradio_api/theme.css',
 )
-FILE, EVENT, UPLOAD = (f'/gradio_api/{n}' for n in ('file=', 'queue/join', 'upload'))
-SENT = (EVENT, UPLOAD, '/gradio_api/cancel', '/gradio_api/reset')
+SENT = ('/gradio_api/queue/join', '/gradio_api/cancel', '/gradio_api/reset')
 MAX_EVENT = 2**16  # bytes of what is not an image: some numbers and paths
 MAX_UPLOADS = 4  # at a time
 TIMEOUT = 60.0  # seconds for all bytes of a request
@@ -113,7 +108,7 @@ class Guard:
         path, method = scope['path'].rstrip('/') or '/', scope['method']
         self._check_names(headers, method)
         if method in ('GET', 'HEAD'):
-            if path not in ASKED_AS_IT_IS and not path.startswith(ASKED):
+            if path not in ASKED and not path.startswith(ASKED_BELOW):
                 raise Refused(404, 'There is no such page.')
             if path.startswith(FILE) and not is_of_page(path[len(FILE) :]):
                 raise Refused(404, 'There is no such file.')
@@ -136,7 +131,7 @@ class Guard:
             )
         origin = headers.get(b'origin')
         if method not in ('GET', 'HEAD') and origin is not None:
-            if not is_known(urlsplit(origin).netloc, self.hosts):
+            if not is_known(origin.partition('://')[2], self.hosts):
                 raise Refused(403, 'Another page has sent this.')
 
     async def _upload(

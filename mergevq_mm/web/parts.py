@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import Any, NamedTuple
 
@@ -103,4 +104,9 @@ def import_gradio() -> Any:
         raise ValueError(
             f'The page needs the package gradio ({error}): pip install mergevq_mm[web].'
         ) from error
+    try:
+        asyncio.get_event_loop()
+    except RuntimeError:
+        # Without a loop gradio 5 makes no locks; where one has ended, there is none.
+        asyncio.set_event_loop(asyncio.new_event_loop())
     return gradio

@@ -84,10 +84,14 @@ def read_upload(
     if payload is None:
         return None
     path = payload.get('path') if isinstance(payload, dict) else None
+    foreign = ForeignFileError('This is no image of this page; upload it again.')
     if not is_of_page(path):
-        raise ForeignFileError('This is no image of this page; upload it again.')
-    with open(path, 'rb') as file:
-        content = file.read(MAX_BYTES + 1)
+        raise foreign
+    try:
+        with open(path, 'rb') as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError:  # it has made room just now
+        raise foreign from None
     if len(content) > MAX_BYTES:
         raise ValueError(
             f'The image has more than {MAX_BYTES >> 20} MiB; give a smaller one.'
@@ -97,10 +101,13 @@ def read_upload(
 
 def is_of_page(path: Any) -> bool:
     """Whether this is the path of a regular file in the folder of the page."""
+    folder = temporary_folder()
     try:
+        # By its name first: of a file elsewhere nothing is asked.
+        if not Path(os.path.normpath(path)).is_relative_to(folder):
+            return False
         real = Path(os.path.realpath(path))
-        # In this order: of a file elsewhere nothing is asked, not even its kind.
-        return real.is_relative_to(temporary_folder()) and real.is_file()
+        return real.is_relative_to(folder) and real.is_file()
     except (OSError, TypeError, ValueError):
         return False
 

@@ -102,7 +102,8 @@ def test_other_names_are_refused() -> None:
     for host in ('evil.example', '127.0.0.1.evil.example:7860', '', None):
         status, text = page.ask('/', host=host)
         assert status == 403 and 'not served under this name' in text
-    for origin in ('http://evil.example', 'null', 'http://localhost.evil.example'):
+    evil = 'http://evil.example'
+    for origin in (evil, 'null', 'http://localhost.evil.example', 'http://[::1'):
         path = '/gradio_api/queue/join'
         assert page.ask(path, 'POST', b'{}', origin=origin)[0] == 403
     assert page.ask(path, 'POST', b'{}', origin='http://localhost:7860')[0] == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import tiny_mergevq as tiny
 from PIL import Image
 
 from mergevq_mm.apis import ReconstructionInferencer
-from mergevq_mm.web import offline
+from mergevq_mm.web import build_page, offline
 from mergevq_mm.web.page import view_tokens
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
@@ -104,6 +105,12 @@ def test_watch_a_sample(tab: Any) -> None:
     tab.wait_for_function("document.querySelector('#drawn img').naturalWidth > 3 * 320")
 
 
+def test_a_page_where_a_loop_has_ended(reconstruct: ReconstructionInferencer) -> None:
+    pytest.importorskip('gradio', reason='needs gradio, the extra web')
+    asyncio.run(asyncio.sleep(0))
+    assert build_page(reconstruct)._queue.pending_message_lock is not None
+
+
 def test_what_the_first_tab_shows(reconstruct: ReconstructionInferencer) -> None:
     image = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     *pictures, numbers = view_tokens(reconstruct, image, 5)
@@ -117,8 +124,6 @@ def test_what_the_first_tab_shows(reconstruct: ReconstructionInferencer) -> None
 
 
 def test_policy_names_this_machine_alone() -> None:
-    import asyncio
-
     sent = []
 
     async def app(scope: dict, receive: Any, send: Any) -> None:

@@ -26,7 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own for each test."""
     target = tmp_path / 'page'
     target.mkdir()
-    monkeypatch.setattr(uploads, 'temporary_folder', lambda: target.resolve())
+    resolved = target.resolve()
+    monkeypatch.setattr(uploads, 'temporary_folder', lambda: resolved)
     return target
 
 
@@ -52,6 +53,18 @@ def test_pixels_are_those_of_the_command_line(mode: str) -> None:
     pixels = _read(content)
     assert np.array_equal(pixels, read_pixels(content))
     assert pixels.shape == (8, 12, 3) and len(np.unique(pixels)) > 1  # not white alone
+
+
+def test_files_of_elsewhere_are_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = store_upload(b'x', 'a.png')
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr('os.path.realpath', lambda path: asked.append(path) or path)
+        assert not is_of_page(str(tmp_path / 'a.png')) and not is_of_page('/dev/zero')
+        assert not is_of_page(f'{own.parent}/../../a.png') and asked == []
+        assert is_of_page(str(own)) and asked == [str(own)]
 
 
 def test_background() -> None:
