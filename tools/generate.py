@@ -251,10 +251,9 @@ def generate(
 
 def read_png(path: Path) -> np.ndarray:
     """Pixels of an image, H×W×3 uint8."""
-    from PIL import Image
+    from mergevq_mm.utils.images import read_image
 
-    with Image.open(path) as image:
-        return np.asarray(image)
+    return np.asarray(read_image(path))
 
 
 def write_grid(out: Path, samples: Sequence[Sample], num_classes: int) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from .hub import list_models, model_info
 from .model import get_model, init_model
-from .pretrained import export_checkpoint, from_pretrained, push_to_hub, save_pretrained
+from .pretrained import from_pretrained
+from .publishing import export_checkpoint, push_to_hub, save_pretrained
 
 # Name -> module: mmengine's base of the inferencers takes seconds to import.
 _LAZY = {

@@ -25,8 +25,8 @@ from .image_inputs import (
     read_pixels,
     to_images,
 )
-from .outputs import write_outputs
-from .preparation import MAX_POSITIONS, preparation_of
+from .outputs import real_paths, write_outputs
+from .preparation import MAX_POSITIONS, batch_room, preparation_of
 from .progress import track
 
 
@@ -156,7 +156,7 @@ class MergeVQInferencer(BaseInferencer):
         out_dir, made = after.get('out_dir'), 0
         self.failed: list[str] = []
         listed = self._inputs_to_list(inputs, out_dir)
-        self.sources = set() if out_dir is None else paths_of(listed)
+        self.sources = set() if out_dir is None else real_paths(listed)
         batches = self.preprocess(listed, batch_size, **before)
         steps = ((len(batch), batch) for batch in batches)
         if self.show_progress:
@@ -374,21 +374,15 @@ class ImageInferencer(MergeVQInferencer):
             except ValueError as error:
                 self.pass_over(item, error)
                 continue
-            positions = pixels.shape[0] * pixels.shape[1] // stride**2
-            room = max(1, min(batch_size, (max_positions // positions) ** 2))
-            if batch and (len(batch) >= room or batch[0].pixels.shape != pixels.shape):
+            length = pixels.shape[0] * pixels.shape[1] // stride**2
+            full = len(batch) >= batch_room(batch_size, length, max_positions)
+            if batch and (full or batch[0].pixels.shape != pixels.shape):
                 yield batch
                 batch = []
             source = str(item) if isinstance(item, str) else name
             batch.append(NamedImage(name, source, pixels))
         if batch:
             yield batch
-
-
-def paths_of(listed: Sequence) -> set[str]:
-    """Real paths of the files among inputs."""
-    items = (one[1] for one in listed if isinstance(one, tuple))
-    return {os.path.realpath(item) for item in items if isinstance(item, str)}
 
 
 def least_keep(length: int, layers: int) -> int:

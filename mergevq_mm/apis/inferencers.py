@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from .base_inferencer import ImageInferencer
 from .image_inputs import NamedImage, list_inputs
+from .outputs import check_apart
 from .token_file import TokenFile
 
 
@@ -171,14 +171,7 @@ class ReconstructionInferencer(ImageInferencer):
     def _inputs_to_list(
         self, inputs: Any, out_dir: str | os.PathLike | None = None
     ) -> list[tuple[str, Any]]:
-        given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        for item in given if out_dir is not None else ():
-            if isinstance(item, (str, os.PathLike)) and item and _same(item, out_dir):
-                raise ValueError(
-                    f'out_dir="{out_dir}" is a folder of inputs, which would hold '
-                    'results next time; write to another one, such as '
-                    f'"{Path(out_dir, "pictures")}".'
-                )
+        check_apart(inputs, out_dir)
         # cat_merge_K16.png is the map of a cat, not what became of a cat_merge.
         return list_inputs(inputs, None, out_dir, reserved=('_merge',))
 
@@ -229,11 +222,6 @@ class FeatureInferencer(ImageInferencer):
             }
             for i, image in enumerate(inputs)
         ]
-
-
-def _same(path: str | os.PathLike, other: str | os.PathLike) -> bool:
-    """Whether two paths lead to one place."""
-    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _unit(pixels: np.ndarray) -> torch.Tensor:

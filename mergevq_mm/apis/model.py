@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +10,22 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
+from ..utils.building import check_described, described_by
 from ..utils.checkpoint import get_state_dict, load_pretrained, normalize_keys
 from ..utils.checkpoint_file import load_checkpoint_file
+from ..utils.data_config import is_data
 from ..utils.export import CONFIG
-from ..utils.published import TRAINING_ONLY, published_model
-from .hub import index_root, model_info
-
-_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+from ..utils.published import TRAINING_ONLY, place_tokenizer, published_model
+from .model_config import (
+    build,
+    check_tokenizer,
+    complete_model,
+    override,
+    read_model_config,
+)
+from .pretrained import from_pretrained
 
 
 def get_model(
@@ -60,8 +66,6 @@ def get_model(
         >>> merged, quantized = model.encode(torch.rand(1, 3, 256, 256), keep=144)
     """
     if not isinstance(model, Config) and Path(model).is_dir():
-        from .pretrained import from_pretrained
-
         if pretrained not in (False, True) or training:
             raise ValueError(
                 f'model="{model}" is a folder with its own {CONFIG} and weights; leave '
@@ -73,13 +77,41 @@ def get_model(
         pretrained = _published(config, info, model)
     override(config, kwargs)
     complete_model(config)
+    is_file = not isinstance(model, Config) and is_data(model)
     if not training:
         config.model = published_model(config.model)
-    built = build(config.model, config.get('default_scope') or 'mmpretrain')
+    elif is_file:
+        raise ValueError(
+            f'training=True, but of "{model}" only what inference needs is taken; give '
+            'a .py config.'
+        )
+    content = load_checkpoint_file(pretrained, trust=trust) if pretrained else {}
+    if is_file:
+        place_tokenizer(config.model, Path(model).parent)
+        _check_data(config.model, content, str(model), pretrained)
+    with described_by(f'"{model}"') if is_file else contextlib.nullcontext():
+        built = build(config.model, config.get('default_scope') or 'mmpretrain')
     if pretrained:
-        load_weights(built, pretrained, trust)
+        load_pretrained(built, fitting_weights(built, content, pretrained))
     built._config, built._metainfo = config, info
     return built.to(device).eval() if device is not None else built.eval()
+
+
+def _check_data(
+    model: Mapping[str, Any],
+    content: Mapping[str, Any],
+    source: str,
+    checkpoint: bool | str | os.PathLike,
+) -> None:
+    """Compare a config from a file of data with its weights, before it is built."""
+    weights = get_state_dict(content)
+
+    def fits(empty: nn.Module) -> None:
+        if checkpoint:
+            fitting_weights(empty, content, checkpoint)
+
+    check_described(model, weights, f'"{source}"', fits)
+    check_tokenizer(model)
 
 
 def init_model(
@@ -102,87 +134,6 @@ def init_model(
     return get_model(config, checkpoint or False, device, **kwargs)
 
 
-def read_model_config(model: str | os.PathLike | Config) -> tuple[Config, Any]:
-    """Config of a model, and what its metafile says where it was given by name.
-
-    Args:
-        model (str | PathLike | Config): A name, a path or a config.
-
-    Returns:
-        tuple[Config, Model | None]: The config is the caller's own.
-
-    Raises:
-        ValueError: If the name is not known, or the config has no model.
-        FileNotFoundError: If there is no such file.
-    """
-    from ..utils.config import load_config
-
-    info = None
-    if isinstance(model, Config):
-        config = copy.deepcopy(model)
-    elif Path(model).suffix in _SUFFIXES:
-        config = load_config(model)
-    else:
-        info = model_info(str(model))
-        config = load_config(info.config)
-    if not isinstance(config.get('model'), Mapping):
-        raise ValueError(
-            f'{model!r} has no model; give a config with model=dict(type=...).'
-        )
-    return config, info
-
-
-def complete_model(config: Config) -> None:
-    """Take into a config's model what a runner would add to it, in place.
-
-    That is the data preprocessor that stands beside the model. And the path of a
-    tokenizer's config, which is relative to the repository, becomes one that holds in
-    any folder.
-
-    Args:
-        config (Config): With a ``model``.
-    """
-    model = config.model
-    if config.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', config.data_preprocessor)
-    tokenizer = model.get('tokenizer') or {}
-    path = tokenizer.get('model')
-    if isinstance(path, str) and not Path(path).is_file():
-        installed = index_root() / path
-        if installed.is_file():
-            tokenizer['model'] = str(installed)
-
-
-def override(config: Config, arguments: Mapping[str, Any]) -> None:
-    """Override arguments of a config's model, in place.
-
-    Raises:
-        ValueError: If a dict meets something else; ``_delete_=True`` in it replaces.
-    """
-    if not arguments:
-        return
-    try:
-        config.merge_from_dict({'model': dict(arguments)})
-    except TypeError as error:
-        raise ValueError(str(error)) from None
-
-
-def build(model: Mapping[str, Any], scope: str = 'mmpretrain') -> nn.Module:
-    """Build a model from its config.
-
-    Args:
-        model (Mapping): Its config.
-        scope (str): Where types without one are looked for. Defaults to 'mmpretrain'.
-
-    Returns:
-        nn.Module: Not initialised by its ``init_cfg``.
-    """
-    from mergevq_mm.registry import MODELS
-
-    with DefaultScope.overwrite_default_scope(scope):
-        return MODELS.build(dict(model))
-
-
 def load_weights(
     module: nn.Module, checkpoint: str | os.PathLike, trust: bool = False
 ) -> None:
@@ -199,24 +150,43 @@ def load_weights(
             left as it was.
     """
     content = load_checkpoint_file(checkpoint, trust=trust)
+    load_pretrained(module, fitting_weights(module, content, checkpoint))
+
+
+def fitting_weights(
+    module: nn.Module, content: Mapping[str, Any], source: str | os.PathLike
+) -> dict[str, Tensor]:
+    """The weights in a checkpoint, if they are all that a model works with.
+
+    Args:
+        module (nn.Module): The model.
+        content (Mapping): Of the checkpoint.
+        source (str | PathLike): How to name it in the error.
+
+    Returns:
+        dict[str, Tensor]: Under the names of the model.
+
+    Raises:
+        ValueError: If some are missing or of another shape.
+    """
     expected = module.state_dict()
     found = normalize_keys(get_state_dict(content), expected)
     needed = [name for name in expected if not name.startswith(TRAINING_ONLY)]
     missing = [name for name in needed if name not in found]
     if missing:
         raise ValueError(
-            f'"{checkpoint}" has {len(needed) - len(missing)} of the {len(needed)} '
+            f'"{source}" has {len(needed) - len(missing)} of the {len(needed)} '
             f'tensors of {type(module).__name__}, without {missing[0]}; nothing was '
             'loaded: give a checkpoint of this model.'
         )
     for name in expected:
         if name in found and found[name].shape != expected[name].shape:
             raise ValueError(
-                f'"{checkpoint}" has {name} of shape {tuple(found[name].shape)} where '
+                f'"{source}" has {name} of shape {tuple(found[name].shape)} where '
                 f'{type(module).__name__} needs {tuple(expected[name].shape)}; nothing '
                 'was loaded: give a checkpoint of this architecture.'
             )
-    load_pretrained(module, found)
+    return found
 
 
 def _published(config: Config, info: Any, model: object) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,3 +55,36 @@ def write_outputs(
         else:
             write_atomically(outputs[name], path)
     return [str(path) for path in paths.values()]
+
+
+def real_paths(listed: Sequence[Any]) -> set[str]:
+    """Where the files among inputs really lie.
+
+    Args:
+        listed (Sequence[Any]): Of ``list_inputs``, or something without files.
+
+    Returns:
+        set[str]: Real paths.
+    """
+    items = (one[1] for one in listed if isinstance(one, tuple))
+    return {os.path.realpath(item) for item in items if isinstance(item, str)}
+
+
+def check_apart(inputs: Any, out_dir: str | os.PathLike | None) -> None:
+    """Refuse to write pictures into a folder that pictures are read from.
+
+    Args:
+        inputs (Any): What somebody gives; folders among it are looked at.
+        out_dir (str | PathLike, optional): Where results go.
+
+    Raises:
+        ValueError: If it is such a folder; the next time they would be inputs.
+    """
+    given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    for item in given if out_dir is not None else ():
+        path = os.fspath(item) if isinstance(item, (str, os.PathLike)) else ''
+        if path and os.path.realpath(path) == os.path.realpath(out_dir):
+            raise ValueError(
+                f'out_dir="{out_dir}" is a folder of inputs, which would hold results '
+                f'next time; write to another one, such as "{Path(path, "pictures")}".'
+            )

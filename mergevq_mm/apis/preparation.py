@@ -50,7 +50,8 @@ def validation_pipeline(config: Mapping[str, Any] | None) -> list[dict] | None:
         pipeline = data.get('pipeline') or []
         if pipeline and _kind(pipeline[0]).startswith('LoadImage'):
             return list(pipeline)
-    published = ((config or {}).get('metadata') or {}).get('preparation')
+    metadata = (config or {}).get('metadata')
+    published = metadata.get('preparation') if isinstance(metadata, Mapping) else None
     if published:
         _check_published(published)
         return [{'type': 'mergevq_mm.LoadImage'}, *published]
@@ -171,23 +172,39 @@ class Preparation:
         wanted = self.size if size is None else size
         check_size(wanted, self.stride, fit)
         self._check_extent(pixels.shape[:2], wanted, fit, max_positions)
-        steps = self._built(wanted, fit)
-        if not steps:
-            return fit_pixels(pixels, wanted, self.stride, fit)
-        results = {'img': np.ascontiguousarray(pixels[..., ::-1])}  # BGR
-        results['img_shape'] = results['ori_shape'] = pixels.shape[:2]
-        for step in steps:
-            results = step(results)
-        made = results['img']
-        if made.dtype != np.uint8 or made.ndim != 3 or made.shape[2] != 3:
+        try:
+            steps = self._built(wanted, fit)
+            made = _run(steps, pixels) if steps else None
+        except MemoryError:
+            raise
+        except Exception as error:  # transforms raise nearly every type there is
             raise ValueError(
-                f'the validation pipeline makes {made.dtype} of shape {made.shape}, no '
-                'image of 8 bits; leave normalisation to the data preprocessor.'
-            )
+                f'the validation pipeline {self.steps} fails on an image of shape '
+                f'{pixels.shape} ({type(error).__name__}: {error}); correct it.'
+            ) from error
+        if made is None:
+            return fit_pixels(pixels, wanted, self.stride, fit)
         if fit == 'whole':
             rows, columns = (n // self.stride * self.stride for n in made.shape[:2])
             made = _centre(made, rows, columns)
+        self._check_made(made, max_positions)
         return made[..., ::-1].copy()
+
+    def _check_made(self, made: np.ndarray, max_positions: int) -> None:
+        """Refuse what no encoder takes, if a pipeline makes such."""
+        height, width = made.shape[:2]
+        fits = made.size and not (height % self.stride or width % self.stride)
+        if made.dtype != np.uint8 or made.shape[2:] != (3,) or not fits:
+            raise ValueError(
+                f'the validation pipeline makes {made.dtype} of shape {made.shape}; '
+                f'the encoder takes images of 8 bits and multiples of its stride '
+                f'{self.stride} (normalisation is left to the data preprocessor).'
+            )
+        if height * width // self.stride**2 > max_positions:
+            raise ValueError(
+                f'the validation pipeline makes images of {width}×{height} pixels, '
+                f'which are more than max_positions={max_positions:,} positions.'
+            )
 
     def _check_extent(
         self, shape: tuple[int, int], size: int, fit: str, max_positions: int
@@ -248,6 +265,15 @@ class Preparation:
         return {k: scale(v) if k in named else v for k, v in step.items()}
 
 
+def _run(steps: Sequence[Callable[[dict], dict]], pixels: np.ndarray) -> np.ndarray:
+    """Transforms of mmcv on RGB; BGR comes out."""
+    results = {'img': np.ascontiguousarray(pixels[..., ::-1])}
+    results['img_shape'] = results['ori_shape'] = pixels.shape[:2]
+    for step in steps:
+        results = step(results)
+    return results['img']
+
+
 def _place(step: dict, fit: str, resize: bool, results: dict) -> dict:
     """A validation's RandomCrop, which pads, without its chance.
 
@@ -262,7 +288,7 @@ def _place(step: dict, fit: str, resize: bool, results: dict) -> dict:
     left, top, right, bottom = _borders(step.get('padding'))
     room = size[0] - top - bottom, size[1] - left - right
     if min(room) < 1:
-        raise ValueError(f'{step!r} of the validation leaves nothing of an image.')
+        raise ValueError('padding leaves nothing of an image')
     if resize and _covers(size, image) != 1:
         scale = _covers(room, image)
         rows, columns = (
@@ -304,6 +330,22 @@ def _kind(step: Mapping) -> str:
     """Name of a transform without its scope."""
     kind = step.get('type', '')
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
+
+
+def batch_room(
+    batch_size: int, positions: int, max_positions: int = MAX_POSITIONS
+) -> int:
+    """Images that go together: no more than take the memory of the largest one.
+
+    Args:
+        batch_size (int): At most so many.
+        positions (int): Of each image.
+        max_positions (int): Of the largest one. Defaults to ``MAX_POSITIONS``.
+
+    Returns:
+        int: 1 at least.
+    """
+    return max(1, min(batch_size, (max_positions // positions) ** 2))
 
 
 def preparation_of(config: Config | None, size: int, stride: int) -> Preparation:

@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,7 +264,7 @@ def web(args: argparse.Namespace) -> None:
     serve(
         model_arguments(args),
         generator,
-        examples=[Path(path) for path in args.examples or ()],
+        examples=args.examples or (),
         host=args.host,
         port=args.port,
     )

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -138,7 +139,7 @@ def read_header(root: str | os.PathLike) -> CodesHeader:
     try:
         content = json.loads(Path(root, HEADER).read_bytes())
         version = content['version']
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f'root="{root}" holds no readable {HEADER} ({type(error).__name__}); '
             f'{remedy}'
@@ -153,15 +154,52 @@ def read_header(root: str | os.PathLike) -> CodesHeader:
         header = CodesHeader(
             **{k: tuple(v) if k in lists else v for k, v in content.items()}
         )
+        wrong = _wrong_field(header)
         total = sum(shard['samples'] for shard in header.shards)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f'root="{root}" has a damaged {HEADER}; {remedy}') from error
+    if wrong:
+        raise ValueError(
+            f'root="{root}" has a damaged {HEADER}: {wrong}='
+            f'{getattr(header, wrong)!r:.80} is none; {remedy}'
+        )
     if total != header.samples:
         raise ValueError(
             f'root="{root}" has a damaged {HEADER}: its shards hold {total} samples, '
             f'not {header.samples}; {remedy}'
         )
     return header
+
+
+def _wrong_field(header: CodesHeader) -> str | None:
+    """Name of the first attribute that is of another type or size than it must be."""
+
+    def whole(value: Any, low: int, high: int) -> bool:
+        return type(value) is int and low <= value <= high
+
+    length = header.length if all(whole(n, 1, 2**16) for n in header.grid) else 0
+    files = {f'{name}.npy' for name in header.arrays(1)}
+    right = {
+        'fingerprint': type(header.fingerprint) is str,
+        'bits': whole(header.bits, 1, 31),
+        'split': all(whole(n, 1, 31) for n in header.split)
+        and sum(header.split) == header.bits,
+        'grid': len(header.grid) == 2 and 0 < length <= 2**16,
+        'keeps': len(header.keeps) > 0
+        and all(whole(keep, 1, length) for keep in header.keeps),
+        'flips': whole(header.flips, 1, 2),
+        'samples': whole(header.samples, 1, 2**40),
+        'classes': all(type(name) is str for name in header.classes),
+        'source': type(header.source) is str,
+        'shards': all(
+            re.fullmatch(r'shard_\d{5,}', shard['name'])
+            and whole(shard['samples'], 1, header.samples)
+            and shard['files'].keys() == files
+            and all(whole(size, 1, 2**62) for size in shard['files'].values())
+            for shard in header.shards
+        ),
+    }
+    return next((name for name, holds in right.items() if not holds), None)
 
 
 def check_shard(root: str | os.PathLike, shard: dict[str, Any]) -> None:
@@ -225,7 +263,7 @@ def open_array(
     try:
         array = np.load(path, mmap_mode='r', allow_pickle=False)
         found = (array.shape, array.dtype.name)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # numpy has many for a damaged header
         found, problem = None, error
     else:
         problem = None

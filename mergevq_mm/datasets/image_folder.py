@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from mmengine import fileio
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmpretrain.datasets import ImageNet
 
 from mergevq_mm.registry import DATASETS
+from mergevq_mm.utils.images import image_endings, passed_over, walk_files
 
 from .layout import check_classes, check_labels, check_root, expected_tree
 from .links import check_links
@@ -23,12 +26,15 @@ class ImageFolder(ImageNet):
 
     It reads what :class:`mmpretrain.datasets.ImageNet` reads (class folders, or
     ``meta/<split>.txt`` with a path and a class id a line), for any set of
-    classes, and differs in two points.
+    classes, and differs in these points.
 
     *Layout.* A missing root, no class folder, an empty class folder or a number of
     classes other than ``num_classes`` is an error at construction that draws the
     expected tree; so is a folder that may not be read, and a link that leads back to a
     folder above it.
+
+    *Files.* All endings count whose format is read (:func:`image_endings`); what has
+    another one is counted and named.
 
     *Bad images.* In training an image that :class:`LoadImage` cannot read is
     replaced by the next one of the list (so the replacement is deterministic and
@@ -58,6 +64,7 @@ class ImageFolder(ImageNet):
     """
 
     METAINFO: dict = {}  # classes are named by their folders, not by ImageNet
+    IMG_EXTENSIONS = image_endings()
 
     def __init__(
         self,
@@ -142,6 +149,22 @@ class ImageFolder(ImageNet):
             return
         super().full_init()
         self._bad = SharedMarks(len(self))
+        if not self.ann_file and '://' not in self.img_prefix:
+            self._tell_passed_over()
+
+    def _tell_passed_over(self) -> None:
+        """Count and name the files of the folder that are not read."""
+        files = walk_files(self.img_prefix) if is_main_process() else ()
+        top = Path(self.img_prefix)
+        others = [
+            file
+            for file in files
+            if not self.is_valid_file(file.name)
+            or (self.with_label and file.parent == top)  # in no class
+        ]
+        if others:
+            text = passed_over(others, self.img_prefix)
+            print_log(text, logger='current', level=logging.WARNING)
 
     @property
     def num_bad(self) -> int:

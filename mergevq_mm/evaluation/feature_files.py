@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mergevq_mm.utils.array_file import ENDINGS, check_rows, read_arrays, text_array
 from mergevq_mm.utils.fileio import write_atomically
 
 
@@ -64,7 +65,7 @@ def read_features(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file has another ending or no labels.
+        ValueError: If the file is damaged, has another ending or no labels.
     """
     path = check_ending(file)
     if not path.is_file():
@@ -72,22 +73,32 @@ def read_features(
             f'feature file "{path}" does not exist; write it with '
             'tools/extract_features.py.'
         )
-    if path.suffix == '.npz':
-        with np.load(path, allow_pickle=False) as content:
-            rows = {name: content[name] for name in content.files}
-        metadata = json.loads(str(rows.pop('metadata', '{}')))
-    else:
-        from safetensors import safe_open
-
-        with safe_open(path, 'numpy') as content:
-            metadata = dict(content.metadata() or {})
-            rows = {name: content.get_tensor(name) for name in content.keys()}
-        rows['path'] = np.array(json.loads(metadata.pop('path', '[]')))
+    rows, metadata = read_arrays(path)
+    try:
+        if path.suffix == '.npz':
+            metadata = json.loads(str(rows.pop('metadata', '{}')))
+        else:
+            rows['path'] = text_array(json.loads(metadata.pop('path', '[]')), path)
+        metadata = {name: str(value) for name, value in metadata.items()}
+    except (AttributeError, RecursionError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f'"{path}" is damaged: its metadata is no JSON ({error}); write it with '
+            'tools/extract_features.py.'
+        ) from error
     if 'label' not in rows:
         raise ValueError(
             f'"{path}" holds {sorted(rows)} but no "label"; give a file of '
             'tools/extract_features.py.'
         )
+    label = rows['label']
+    if label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(
+            f'"{path}" has labels of shape {label.shape} and type {label.dtype}; they '
+            'are one whole number an image: write it with tools/extract_features.py.'
+        )
+    if not rows.get('path', label).size:
+        del rows['path']  # a file without them
+    check_rows(rows, len(label), path)
     return rows, metadata
 
 
@@ -104,7 +115,7 @@ def check_ending(file: str | os.PathLike) -> Path:
         ValueError: If it ends in something else.
     """
     path = Path(file)
-    if path.suffix not in ('.npz', '.safetensors'):
+    if path.suffix not in ENDINGS:
         raise ValueError(
             f'feature file "{path}" must end in .npz or .safetensors; rename it.'
         )

@@ -6,25 +6,28 @@ is damaged, foreign or holds pickled objects stops with one sentence.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import hashlib
 import logging
 import os
 import pickle
 import re
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Optional, Union
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
-from mmengine.utils import digit_version
+
+from .checkpoint_types import harmless_globals, revive
+from .download import download
 
 TRUST_VARIABLE = 'MERGEVQ_TRUST_CHECKPOINTS'
+
+# How torch reports what a stand-in of ours says.
+_OURS = re.compile(r'WeightsUnpickler error: (an? .+)')
+_REGULAR = re.compile(r'(epoch|iter)_(\d+)')
 
 MapLocation = Optional[Union[str, torch.device]]
 
@@ -55,13 +58,14 @@ def fetch_file(path_or_url: str | os.PathLike) -> Path:
         return path
 
     from mmengine.dist import barrier, get_local_rank, is_distributed
+    from mmengine.logging import print_log
 
     path, digits = _place_in_cache(name)
     problem = None
     if not path.is_file() and (not is_distributed() or get_local_rank() == 0):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        print_log(f'Downloading {name} to {path}.', logger='current')
         try:
-            torch.hub.download_url_to_file(name, str(path), hash_prefix=digits)
+            download(name, path, digits)
         except Exception as error:
             problem = error
     barrier()
@@ -113,7 +117,7 @@ def load_checkpoint_file(
     """
     path = fetch_file(path_or_url)
     trust = trust or os.environ.get(TRUST_VARIABLE, '') not in ('', '0')
-    if path.suffix == '.safetensors':
+    if path.suffix.lower() == '.safetensors':
         content = _read_safetensors(path, map_location)
     else:
         content = _read_torch(path, map_location, trust)
@@ -136,7 +140,7 @@ def _read_safetensors(path: Path, map_location: MapLocation) -> dict[str, Any]:
     try:
         return load_file(path, device=str(map_location or 'cpu'))
     except Exception as error:
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(damaged(path, error)) from error
 
 
 def _read_torch(path: Path, map_location: MapLocation, trust: bool) -> Any:
@@ -149,24 +153,32 @@ def _read_torch(path: Path, map_location: MapLocation, trust: bool) -> Any:
     try:
         if trust:
             return torch.load(path, map_location=map_location, weights_only=False)
-        with _harmless_globals():
-            return torch.load(path, map_location=map_location, weights_only=True)
+        return _load_plain(path, map_location)
     except Exception as error:
-        text = str(error)
-        if 'weights_only' in text or 'Weights only load failed' in text:
-            found = re.search(r'GLOBAL ([\w.]+)', text)
+        found = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if found or ('weights_only' in str(error) and not _OURS.search(str(error))):
             what = f' ({found.group(1)})' if found else ''
             raise ValueError(
                 f'Checkpoint "{path}" holds pickled objects{what}, which can run '
                 'code when loaded: convert it to plain tensors, or, if you trust its '
                 f'author, set {TRUST_VARIABLE}=1 (or trust=True).'
             ) from None
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(damaged(path, error)) from error
 
 
-def _damaged(path: Path, error: Exception) -> str:
-    """Word the message for a file that cannot be read to its end."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+def damaged(path: Path, error: Exception) -> str:
+    """Word the message for a file that cannot be read to its end.
+
+    Args:
+        path (Path): The file.
+        error (Exception): What reading it ended with.
+
+    Returns:
+        str: One sentence.
+    """
+    ours = _OURS.search(str(error))
+    lines = ours.group(1) if ours else str(error)
+    reason = (lines.splitlines() or [type(error).__name__])[0]
     return (
         f'Checkpoint "{path}" ({path.stat().st_size} bytes) is damaged: {reason}; '
         'use another one.'
@@ -181,45 +193,17 @@ def _is_torch_file(path: Path) -> bool:
         return file.read(1) == b'\x80'
 
 
-@contextlib.contextmanager
-def _harmless_globals() -> Iterator[None]:
-    """Allow numpy arrays, ``argparse.Namespace`` and mmengine's ``HistoryBuffer``.
-
-    The first two are common in published weights, the last one stands in whatever a
-    stock runner of mmengine saves. None of them can call anything: ``getattr``, with
-    which a file could reach everything, is answered by :func:`_history_method`.
-    """
-    if digit_version(torch.__version__) < digit_version('2.6'):
-        yield  # has no list of renamed globals
-        return
-    from mmengine.logging import HistoryBuffer  # heavy, and this room is light
-
-    dtypes = [np.dtype(code).__class__ for code in '?bhilqBHILQefdU']
-    allowed = [np.ndarray, np.dtype, argparse.Namespace, *dict.fromkeys(dtypes)]
-    for value in (np.empty(0), np.float64(0)):
-        function = value.__reduce__()[0]  # what rebuilds an array, or a scalar
-        for package in ('core', '_core'):  # numpy 1 and 2 name its module otherwise
-            name = f'numpy.{package}.multiarray.{function.__name__}'
-            allowed.append((function, name))
-    allowed += [HistoryBuffer, (_history_method, 'builtins.getattr')]
-    # A buffer registers methods for all buffers, read from a file as well: not to stay.
-    registry = HistoryBuffer()._statistics_methods
-    methods = dict(registry)
-    try:
-        with torch.serialization.safe_globals(allowed):
-            yield
-    finally:
-        registry.clear()
-        registry.update(methods)
-
-
-def _history_method(owner: Any, name: str) -> Callable:
-    """Stand for ``getattr`` in a file: it finds the statistics of a buffer alone."""
-    from mmengine.logging import HistoryBuffer
-
-    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
-        return HistoryBuffer.__dict__[name]
-    raise pickle.UnpicklingError(f'GLOBAL builtins.getattr of {owner!r} and {name!r}')
+def _load_plain(path: Path, map_location: MapLocation, mmap: bool = False) -> Any:
+    """Load what can do nothing, and takes no more room than its file."""
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):  # torch stores, and would unpack a compressed one
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > size:
+            raise ValueError(f'its {size} bytes unpack to {unpacked}')
+    with harmless_globals():
+        content = torch.load(path, map_location, weights_only=True, mmap=mmap)
+    return revive(content, size)
 
 
 def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
@@ -235,8 +219,9 @@ def load_from_http(filename: str, map_location: MapLocation = None) -> dict:
 def find_latest_checkpoint(path: str | os.PathLike) -> str | None:
     """Find the newest checkpoint of a run that is whole.
 
-    Replaces mmengine's function of this name, which trusts ``last_checkpoint`` even
-    if the run was killed while it wrote the file named there.
+    Replaces mmengine's function of this name, which trusts ``last_checkpoint``. Here
+    that file is a hint: a kill may come before it is moved to a new checkpoint, and in
+    a copied folder it names the files of the original.
 
     Args:
         path (str | PathLike): The run's ``work_dir``.
@@ -249,19 +234,19 @@ def find_latest_checkpoint(path: str | os.PathLike) -> str | None:
     """
     from mmengine.logging import print_log
 
-    candidates, folder = [], Path(path)
+    folder, named = Path(path), None
     record = folder / 'last_checkpoint'
-    if record.is_file():
-        last = record.read_text().strip()
-        if '://' in last:
-            return last  # not on this machine's disk
-        if last:
-            # A work_dir may have been moved, or be named from another directory.
-            named = Path(last) if Path(last).is_file() else folder / Path(last).name
-            candidates, folder = [named], named.parent
-    others = [p for p in folder.glob('*.pth') if re.match(r'(epoch|iter)_\d+', p.name)]
-    others.sort(key=_progress(others), reverse=True)
-    candidates += [p for p in others if p not in candidates]
+    last = record.read_text(errors='replace').strip() if record.is_file() else ''
+    if '://' in last:
+        return last  # not on this machine's disk
+    others = _checkpoints(folder)
+    if last:
+        named = folder / Path(last).name
+        if not others and not named.is_file() and Path(last).is_file():
+            named = Path(last)  # the hook's out_dir lies elsewhere
+            folder = named.parent
+            others = _checkpoints(folder)
+    candidates = _newest_first(named, others)
     for candidate in candidates:
         if is_whole(candidate):
             return str(candidate)
@@ -270,7 +255,7 @@ def find_latest_checkpoint(path: str | os.PathLike) -> str | None:
             logger='current',
             level=logging.WARNING,
         )
-    if others:
+    if any(candidate.is_file() for candidate in candidates):
         raise ValueError(
             f'All checkpoints in "{folder}" are damaged: remove them to start anew.'
         )
@@ -278,17 +263,40 @@ def find_latest_checkpoint(path: str | os.PathLike) -> str | None:
     return None
 
 
+def _checkpoints(folder: Path) -> list[Path]:
+    """The regular checkpoints of a folder, those of best metrics left out."""
+    return [path for path in folder.glob('*.pth') if _REGULAR.match(path.name)]
+
+
+def _newest_first(named: Path | None, others: list[Path]) -> list[Path]:
+    """Order the checkpoints of a run.
+
+    The one that the run has named last comes first, but for those that are further and
+    were written after it. (Further and older ones are of a run that was begun anew.)
+    """
+    progress = _progress([*others, named] if named else others)
+    others = sorted(others, key=progress, reverse=True)
+    if named is None:
+        return others
+    others = [path for path in others if path != named]
+    newer = []
+    if named.is_file():
+        here, now = progress(named), named.stat().st_mtime
+        newer = [p for p in others if progress(p) > here and p.stat().st_mtime >= now]
+    return [*newer, named, *(path for path in others if path not in newer)]
+
+
 def _progress(paths: list[Path]) -> Callable[[Path], int]:
     """How far a checkpoint is: by its name or, where names count both, its content."""
-    kinds = {path.name.split('_')[0] for path in paths}
+    kinds = {match and match[1] for match in (_REGULAR.match(p.name) for p in paths)}
 
+    @cache
     def progress(path: Path) -> int:
-        number = int(re.findall(r'\d+', path.name)[0])
-        if len(kinds) == 1 or path.name.startswith('iter_'):
-            return number
+        match = _REGULAR.match(path.name)
+        if match and (len(kinds) == 1 or match[1] == 'iter'):
+            return int(match[2])
         try:  # an epoch beside iterations: a run that was stopped within an epoch
-            content = torch.load(path, 'meta', weights_only=True, mmap=True)
-            return int(content['meta']['iter'])
+            return int(_load_plain(path, 'meta', mmap=True)['meta']['iter'])
         except Exception:  # damaged or foreign: last
             return -1
 
@@ -298,8 +306,8 @@ def _progress(paths: list[Path]) -> Callable[[Path], int]:
 def is_whole(path: str | os.PathLike) -> bool:
     """Tell whether a checkpoint file can be read to its end.
 
-    Reads the file once and compares the checksums that ``torch.save`` stores;
-    unpickles nothing.
+    Reads the file once, compares the checksums that ``torch.save`` stores, and lets
+    torch read all but the tensors.
 
     Args:
         path (str | PathLike): The file.
@@ -309,6 +317,11 @@ def is_whole(path: str | os.PathLike) -> bool:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, EOFError, zlib.error):
+            if archive.testzip() is not None:
+                return False
+        _load_plain(Path(path), 'meta', mmap=True)
+    except pickle.UnpicklingError:
+        return True  # it holds objects; whoever reads it says so
+    except Exception:  # zipfile alone has six kinds for a flipped bit
         return False
+    return True

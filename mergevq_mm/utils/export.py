@@ -13,17 +13,20 @@ Reading takes ``config.json`` and the safetensors files. Neither can hold code.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import struct
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..version import __version__
-from .checkpoint_file import load_checkpoint_file
+from .checkpoint_file import damaged, fetch_file, load_checkpoint_file
+from .data_config import read_data
 from .fileio import write_atomically
 from .published import TOKENIZER_FOLDER, WEIGHTS, check_published
 
@@ -51,29 +54,79 @@ def write_folder(
     Raises:
         ValueError: If the config is none that could be read again.
     """
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
     model = json.loads(json.dumps(model))  # tuples become lists, as when it is read
     check_published(model, f'The config for "{folder}"')
-    folder.mkdir(parents=True, exist_ok=True)
-    # The config goes first and comes last: without it a folder is no model.
-    (folder / CONFIG).unlink(missing_ok=True)
-    part = folder / (WEIGHTS + '.part')
-    # One entry alone: several would come in any order, and equal models differ.
-    save_file(dict(weights), part, {'format': 'pt'})
-    part.chmod(0o644)  # it comes out readable for its owner alone
-    os.replace(part, folder / WEIGHTS)
     described = {
         **describe(model, weights),
         **(metadata or {}),
         'mergevq_mm': __version__,
     }
-    write_text(folder / 'README.md', model_card(model, described))
-    write_text(folder / 'config.py', config_text(model))
-    content = {'model': model, 'metadata': described}
-    write_text(folder / CONFIG, json.dumps(content, indent=2) + '\n')
-    return folder
+    with replaced_folder(folder) as part:
+        # One entry alone: several would come in any order, and equal models differ.
+        save_weights(weights, part / WEIGHTS)
+        write_text(part / 'README.md', model_card(model, described))
+        write_text(part / 'config.py', config_text(model))
+        content = {'model': model, 'metadata': described}
+        write_text(part / CONFIG, json.dumps(content, indent=2) + '\n')
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder to write into, whose files move on together when all are there.
+
+    Args:
+        folder (str | PathLike): Where to; made if it is not there.
+
+    Yields:
+        Path: A folder in it. Should the block fail, it goes, and ``folder`` is as it
+        was.
+    """
+    folder = Path(folder)
+    new = not folder.exists()
+    part = folder / '.part'
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        files = [path for path in part.rglob('*') if path.is_file()]
+        # Without its config a folder is no model: it goes first, and comes last.
+        files.sort(key=lambda path: path == part / CONFIG)
+        (folder / CONFIG).unlink(missing_ok=True)
+        for path in files:
+            target = folder / path.relative_to(part)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(path, target)
+        new = False
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that others may read.
+
+    Args:
+        weights (Mapping[str, Tensor]): Contiguous, on the CPU.
+        path (Path): Where.
+
+    Raises:
+        OSError: If the disk is full, or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(weights), path, {'format': 'pt'})
+        path.chmod(0o644)  # it comes out readable for its owner alone
+    except (OSError, SafetensorError) as error:
+        size = sum(value.numel() * value.element_size() for value in weights.values())
+        raise OSError(
+            f'Saving {size} bytes to "{path}" failed ({error}): free space or choose '
+            'another folder; earlier files are kept'
+        ) from error
 
 
 def read_folder(
@@ -114,15 +167,10 @@ def read_config(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, An
         raise FileNotFoundError(
             f'"{folder}" has no {CONFIG}; give a folder that save_pretrained wrote.'
         )
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(
-            f'"{path}" is damaged ({error}); fetch or save the model again.'
-        ) from None
-    content = content if isinstance(content, dict) else {}
+    content = read_data(path)
     check_published(content.get('model'), f'"{path}"')
-    return content['model'], dict(content.get('metadata') or {})
+    metadata = content.get('metadata')
+    return content['model'], metadata if isinstance(metadata, dict) else {}
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -172,22 +220,28 @@ def describe(model: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[st
     return {'type': model['type'], 'parameters': sum(parts.values()), 'parts': parts}
 
 
-def tensor_bytes(path: str | os.PathLike) -> int:
-    """Bytes of the tensors that a safetensors file announces, without its header.
+def tensor_shapes(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors that a safetensors file announces, by its header alone.
 
     Args:
         path (str | PathLike): The file.
 
     Returns:
-        int: Bytes.
+        dict[str, Tensor]: On the meta device, in the order of their names.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged.
     """
-    with open(path, 'rb') as file:
-        (length,) = struct.unpack('<Q', file.read(8))
-        header = json.loads(file.read(length))
-    header.pop('__metadata__', None)
-    return sum(
-        end - begin for begin, end in (v['data_offsets'] for v in header.values())
-    )
+    from safetensors import safe_open
+
+    path = fetch_file(path)
+    try:
+        with safe_open(path, 'pt') as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+    except Exception as error:
+        raise ValueError(damaged(path, error)) from error
+    return {name: torch.empty(s, device='meta') for name, s in shapes.items()}
 
 
 def config_text(model: Mapping[str, Any]) -> str:

@@ -93,13 +93,15 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     here = os.path.realpath(folder)
     if here in above:
         return
-    for name in sorted(os.listdir(folder)):
-        path = folder / name
-        if is_hidden(name):
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        path = folder / entry.name
+        if is_hidden(entry.name):
             continue
-        if path.is_dir():
+        if entry.is_dir():
             yield from _walk(path, above | {here})
-        elif path.is_file() or not path.exists():
+        elif entry.is_file() or (entry.is_symlink() and not path.exists()):
             yield path
 
 

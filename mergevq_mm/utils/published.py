@@ -7,7 +7,9 @@ types of this package and nothing else, and no files but those beside it.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -98,6 +100,61 @@ def published_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def data_model(content: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:
+    """The model of a config file that is data, as it may be built for inference.
+
+    Args:
+        content (Mapping): Of the file; what else it holds than ``model`` and
+            ``data_preprocessor`` is left aside.
+        path (str | PathLike): The file.
+
+    Returns:
+        dict[str, Any]: See :func:`published_model`.
+
+    Raises:
+        ValueError: If it asks for more than one of our models, see
+            :func:`check_published`.
+    """
+    source = f'"{path}"'
+    model = content.get('model')
+    if content.get('data_preprocessor') is not None and isinstance(model, Mapping):
+        model = {'data_preprocessor': content['data_preprocessor'], **model}
+    if '_base_' in content:
+        raise ValueError(
+            f'{source} inherits from {content["_base_"]!r}, but a config that is data '
+            'reads no other file; give a .py config, or write out what it inherits.'
+        )
+    _check_kind(model, source)
+    try:
+        model = published_model(model)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f'{source} holds no config of a model ({error}).') from None
+    check_published(model, source)
+    return model
+
+
+def place_tokenizer(model: dict[str, Any], folder: Path) -> None:
+    """Put the path of a tokenizer that lies beside its generator into a config.
+
+    Args:
+        model (dict): Published config; changed in place.
+        folder (Path): Where it lies.
+
+    Raises:
+        FileNotFoundError: If there are no weights of a tokenizer.
+    """
+    tokenizer = model.get('tokenizer') or {}
+    if tokenizer.get('checkpoint') != TOKENIZER_WEIGHTS:
+        return
+    path = folder / TOKENIZER_WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'"{folder}" has no {TOKENIZER_WEIGHTS}, the tokenizer of its generator; '
+            'fetch or save the model again.'
+        )
+    tokenizer['checkpoint'] = str(path)
+
+
 def check_published(model: Any, source: str) -> None:
     """Refuse a config that could do more than describe one of our models.
 
@@ -112,12 +169,17 @@ def check_published(model: Any, source: str) -> None:
         ValueError: If it names another type than a registered one of this package, or a
             file that does not lie beside it.
     """
+    _check_kind(model, source)
+    _check_value(model, 'model', source)
+
+
+def _check_kind(model: Any, source: str) -> None:
+    """Refuse what is no config of a model at all."""
     if not isinstance(model, Mapping) or not isinstance(model.get('type'), str):
         raise ValueError(
             f'{source} holds no config of a model; give a folder that save_pretrained '
             'wrote.'
         )
-    _check_value(model, 'model', source)
 
 
 def _check_value(value: Any, where: str, source: str) -> None:
@@ -145,14 +207,20 @@ def _check_value(value: Any, where: str, source: str) -> None:
 
 
 def _check_key(key: str, item: Any, where: str, kind: Any, source: str) -> None:
-    """Refuse a reference to a file, and a tokenizer that is one."""
+    """Refuse a reference to a file, and a tokenizer that is one or has no weights."""
     of_tokenizer = kind == 'mergevq_mm.FrozenTokenizer'
     beside = of_tokenizer and key == 'checkpoint' and item in (None, TOKENIZER_WEIGHTS)
     of_file = key in _FILE_KEYS and item is not None and not beside
-    if of_file or (of_tokenizer and key == 'model' and not isinstance(item, Mapping)):
+    parts = key == 'tokenizer' or (of_tokenizer and key == 'model')
+    if of_file or (parts and not isinstance(item, Mapping)):
         raise ValueError(
             f'{source} names the file or object {item!r} at {where}.{key}, but a '
             'published config reads nothing but the weights beside it; save the model '
+            'again with save_pretrained.'
+        )
+    if of_tokenizer and key == 'random_init' and item:
+        raise ValueError(
+            f'{source} has a tokenizer without weights at {where}; save the model '
             'again with save_pretrained.'
         )
 

@@ -95,7 +95,9 @@ def test_padding_is_that_of_the_pipeline(tmp_path: Path) -> None:
     assert (prepare(pixels, size=16)[:4] == 7).all()
     # What is as large as the crop has been padded before.
     assert np.array_equal(prepare(made), made)
-    with pytest.raises(ValueError, match='leaves nothing of an image'):
+    with pytest.raises(
+        ValueError, match='pipeline .* fails on .*leaves nothing of an im'
+    ):
         Preparation([LOAD, {**PAD, 'padding': 4}], 8, 4)(pixels)
 
 
@@ -135,6 +137,32 @@ def test_long_images_and_sizes_have_a_limit(steps: list) -> None:
         prepare(_pixels(8, 8), fit='stretch')
 
 
+@pytest.mark.parametrize(
+    ('steps', 'text'),
+    [
+        ([dict(type='mmpretrain.ResizeEdge')], 'TypeError: .*; correct it'),
+        (
+            [{**EDGE, 'interpolation': 'x'}],
+            'fails on an image of shape .30, 50, 3. .Ke',
+        ),
+        ([CROP, dict(type='mmpretrain.Nothing')], 'KeyError'),
+        ([{**CROP, 'crop_size': 7}], r'makes uint8 of shape \(7, 7, 3\); the encoder'),
+        ([{**EDGE, 'scale': 2}, CROP], 'multiples of its stride 4'),
+        (
+            [EDGE, CROP, dict(type='Normalize', mean=[0] * 3, std=[1] * 3)],
+            'makes float',
+        ),
+        (
+            [{**EDGE, 'scale': 400}, {**CROP, 'crop_size': 400}],
+            'which are more than max',
+        ),
+    ],
+)
+def test_bad_pipelines_are_one_sentence(steps: list, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Preparation([LOAD, *steps], 8, 4)(_pixels(30, 50))
+
+
 def test_pipelines_of_configs() -> None:
     assert validation_pipeline(None) is None
     for name in ('quickstart/mergevq_g+r_mnist5k', 'quickstart/mergear_mnist5k'):
@@ -172,8 +200,9 @@ def test_features_are_those_of_an_evaluation(tmp_path: Path) -> None:
     extract = TokenFeatures(model.backbone, model.quantizer, ('avg', 'codes'))
     with torch.no_grad():
         right = extract(torch.stack(inputs).flip(1) / 127.5 - 1)
-    for source in (model, str(folder)):
-        infer = apis.FeatureInferencer(source, device='cpu', show_progress=False)
+    weights = str(folder / 'model.safetensors')
+    for source in ([model], [str(folder)], [str(folder / 'config.json'), weights]):
+        infer = apis.FeatureInferencer(*source, device='cpu', show_progress=False)
         found = infer(tmp_path / 'val', features=['avg', 'codes'])
         for name, values in right.items():
             rows = np.stack([result[name] for result in found])

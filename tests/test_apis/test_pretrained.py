@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import mergevq_mm
 from mergevq_mm.apis import export_checkpoint
 from mergevq_mm.registry import MODELS
-from mergevq_mm.utils.export import read_folder, tensor_bytes
+from mergevq_mm.utils.export import read_folder, tensor_shapes
 
 GENERATOR = dict(
     type='mergevq_mm.MergeAR',
@@ -113,7 +114,7 @@ def test_nothing_of_the_training_is_published(
     modules = [getattr(tokenizer, part) for part in parts]
     modules.append(tokenizer.head.alignment.projector)
     size = 4 * sum(p.numel() for m in modules for p in m.parameters())
-    assert tensor_bytes(path) == size
+    assert 4 * sum(t.numel() for t in tensor_shapes(path).values()) == size
     header = path.stat().st_size - size
     assert 0 < header < 150 * len(names) + 1000
     text = (folder / 'config.json').read_text() + (folder / 'config.py').read_text()
@@ -248,6 +249,189 @@ def test_a_config_can_execute_nothing(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='x.pth.* at model.tokenizer.checkpoint'):
         mergevq_mm.from_pretrained(copy)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize('ending', ['json', 'yaml', 'yml', 'JSON'])
+def test_a_config_file_of_data_can_execute_nothing(
+    folder: Path, tmp_path: Path, ending: str
+) -> None:
+    """Given alone, with weights, it is held to the rules of the folder."""
+    from mergevq_mm.apis.base_inferencer import load_for_inference
+    from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+
+    mark, script = tmp_path / 'ran', tmp_path / 'evil.py'
+    script.write_text(f'open({str(mark)!r}, "w")\nmodel = dict()')
+    weights, path = folder / 'model.safetensors', tmp_path / f'config.{ending}'
+    good = json.loads((folder / 'config.json').read_text())['model']
+    bare = {k: v for k, v in good.items() if k != 'data_preprocessor'}
+    attack = {'type': 'os.system', 'command': f'touch {mark}'}
+    tokenizer = {'type': 'mergevq_mm.FrozenTokenizer', 'model': str(script)}
+    generator = dict(GENERATOR, tokenizer=tokenizer)
+    init = dict(type='Pretrained', checkpoint='http://127.0.0.1:1/x.pth')
+    for content, message in (
+        ({'model': attack}, "model.type='os.system', which is no registered"),
+        ({'model': {**good, 'extra': [[attack]]}}, r'model.extra\[0\]\[0\].type'),
+        ({'model': {**good, 'decoder': attack}}, "model.decoder.type='os.system'"),
+        ({'model': bare, 'data_preprocessor': attack}, 'data_preprocessor.type='),
+        ({'model': generator}, 'at model.tokenizer.model, but a published'),
+        ({'model': good, '_base_': str(script)}, 'inherits from .*evil.py'),
+        ({'model': {**good, 'checkpoint': 'x.pth'}}, "file or object 'x.pth'"),
+        ({'model': {**good, 'neck': {'_scope_': 'os', 'type': 'system'}}}, 'neck.type'),
+        ({'model': {**good, 'head': 'x', 'test_cfg': 3}}, 'no model that could be bui'),
+        ({'model': {**good, 'bogus': 1}}, 'no model that could be built'),
+        ({'model': 'x'}, 'holds no config of a model'),
+        ({'no': 1}, 'holds no config of a model'),
+    ):
+        path.write_text(json.dumps(content))  # which is YAML, too
+        for load in (
+            lambda: mergevq_mm.get_model(path, weights),
+            lambda: mergevq_mm.init_model(str(path), str(weights)),
+            lambda: load_for_inference(path, weights, 'cpu'),
+            lambda: export_checkpoint(path, weights, tmp_path / 'out'),
+        ):
+            with pytest.raises(ValueError, match=message) as caught:
+                load()
+            assert '\n' not in str(caught.value)
+    for content in (attack, {'_base_': str(script)}):
+        path.write_text(json.dumps({'model': {**good, 'decoder': content}}))
+        with pytest.raises(ValueError):
+            FrozenTokenizer(str(path), str(weights))
+    # What is no part of the model is left aside, and what is only trained is not built.
+    sleeping = {**good, 'discriminator': attack, 'backbone': dict(good['backbone'])}
+    sleeping['backbone']['init_cfg'] = init
+    content = {'model': sleeping, 'custom_imports': {'imports': ['evil']}}
+    path.write_text(json.dumps(content))
+    assert mergevq_mm.get_model(path, weights).decoder is not None
+    with pytest.raises(ValueError, match='training=True, but of .* give a .py config'):
+        mergevq_mm.get_model(path, weights, training=True)
+    assert not mark.exists() and not (tmp_path / 'out').exists()
+
+
+@torch.no_grad()
+def test_config_files_of_data_still_serve(
+    tokenizer: nn.Module, folder: Path, tmp_path: Path
+) -> None:
+    """Published ones, and what ``Config.dump`` makes of a config of a training."""
+    right = tokenizer.encode(image := images(), 9)[1].index
+    paths = [folder / 'config.json']
+    for ending in ('json', 'yaml'):
+        paths.append(tmp_path / f'dumped.{ending}')
+        Config(dict(model=tiny.model_cfg())).dump(paths[-1])
+    torch.save({'state_dict': tokenizer.state_dict()}, tmp_path / 'run.pth')
+    for path in paths:
+        for weights in (folder / 'model.safetensors', tmp_path / 'run.pth'):
+            model = mergevq_mm.get_model(path, weights)
+            assert torch.equal(model.encode(image, 9)[1].index, right)
+        frozen = MODELS.build(
+            dict(
+                type='mergevq_mm.FrozenTokenizer',
+                model=str(path),
+                checkpoint=str(folder / 'model.safetensors'),
+            )
+        )
+        assert torch.equal(frozen.encode(image, 9).index, right)
+
+
+@pytest.mark.parametrize(
+    ('part', 'name'),
+    [('decoder', 'num_layers'), ('neck', 'num_layers'), ('decoder', 'num_res_blocks')],
+)
+def test_a_config_larger_than_its_weights(
+    folder: Path, tmp_path: Path, part: str, name: str
+) -> None:
+    """Some bytes that ask for 200,000 layers take seconds, and nothing is built."""
+    copy = copied(folder, tmp_path)
+    edit(copy, lambda model: model[part].update({name: 200_000}))
+    weights = copy / 'model.safetensors'
+    begin = time.monotonic()
+    for load in (
+        lambda: mergevq_mm.from_pretrained(copy),
+        lambda: mergevq_mm.get_model(copy / 'config.json', weights),
+        lambda: mergevq_mm.get_model(copy / 'config.json'),
+    ):
+        with pytest.raises(ValueError, match='has far more layers than its weights'):
+            load()
+    assert time.monotonic() - begin < 60
+    edit(copy, lambda model: model[part].update({name: 10**30}))
+    with pytest.raises(ValueError, match='config.json" describes no model that could'):
+        mergevq_mm.from_pretrained(copy)
+
+
+def test_a_tokenizer_larger_than_its_weights(
+    tokenizer: nn.Module, folder: Path, tmp_path: Path
+) -> None:
+    parts = json.loads((folder / 'config.json').read_text())['model']
+    config = dict(
+        GENERATOR,
+        tokenizer=dict(
+            type='mergevq_mm.FrozenTokenizer',
+            model=parts,
+            checkpoint=str(folder / 'model.safetensors'),
+        ),
+    )
+    target = mergevq_mm.save_pretrained(MODELS.build(config), tmp_path / 'g', config)
+    for name, value, message in (
+        ('num_layers', 200_000, 'far more layers'),
+        ('base_channels', 800_000, 'tokenizer/model.safetensors" has .* of shape'),
+        ('num_layers', 2, 'tokenizer/model.safetensors" has 1.. of the 1.. tensors'),
+    ):
+        original = (target / 'config.json').read_text()
+        edit(target, lambda m: m['tokenizer']['model']['decoder'].update({name: value}))  # noqa: B023
+        for load in (
+            lambda: mergevq_mm.from_pretrained(target),
+            lambda: mergevq_mm.get_model(
+                target / 'config.json', target / 'model.safetensors'
+            ),
+        ):
+            with pytest.raises(ValueError, match=message):
+                load()
+        (target / 'config.json').write_text(original)
+    model = mergevq_mm.get_model(target / 'config.json', target / 'model.safetensors')
+    model.tokenizer.init_weights()  # its weights lie beside the config
+    edit(target, lambda m: m['tokenizer'].update(checkpoint=None, random_init=True))
+    with pytest.raises(ValueError, match='tokenizer without weights at model.token'):
+        mergevq_mm.from_pretrained(target)
+
+
+@pytest.mark.parametrize('full', ['model.safetensors', 'config.json', 'README.md'])
+def test_a_full_disk_leaves_the_old_folder(
+    tokenizer: nn.Module,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    full: str,
+) -> None:
+    """Whichever file it is that does not fit; a new folder is not begun."""
+    from mergevq_mm.utils import export
+
+    copy = copied(folder, tmp_path)
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+
+    def refusing(write: object) -> object:
+        def refuse(content: object, path: Path, *more: object) -> None:
+            if Path(path).name == full:
+                raise OSError(28, 'No space left on device')
+            write(content, path, *more)
+
+        return refuse
+
+    import safetensors.torch
+
+    monkeypatch.setattr(
+        safetensors.torch, 'save_file', refusing(safetensors.torch.save_file)
+    )
+    monkeypatch.setattr(export, 'write_atomically', refusing(export.write_atomically))
+    config = Config(dict(model=tiny.model_cfg()))
+    with pytest.raises(OSError, match='No space left'):
+        mergevq_mm.save_pretrained(tokenizer, copy, config, {'epoch': 4})
+    assert before == {path.name: path.read_bytes() for path in copy.iterdir()}
+    with pytest.raises(OSError, match='No space left'):
+        mergevq_mm.save_pretrained(tokenizer, tmp_path / 'new', config)
+    assert not (tmp_path / 'new').exists()
+    monkeypatch.undo()
+    mergevq_mm.save_pretrained(tokenizer, copy, config, {'epoch': 4})
+    assert read_folder(copy)[2]['epoch'] == 4
+    assert {path.name for path in copy.iterdir()} == before.keys()
 
 
 def test_a_pickle_in_the_place_of_weights(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mergevq_mm.datasets import ImageFolder, UnreadableImageError
+from mergevq_mm.utils.images import image_endings
 
 PIPELINE = [dict(type='mergevq_mm.LoadImage'), dict(type='mmpretrain.PackInputs')]
 
@@ -55,6 +56,32 @@ def test_reads_class_folders(tmp_path: Path) -> None:
     assert [value(data[i]) for i in range(8)] == list(range(8))
     assert [int(data[i]['data_samples'].gt_label) for i in (0, 3, 4)] == [0, 0, 1]
     assert data[5]['data_samples'].img_path.endswith('train/b/1.png')
+
+
+def test_all_formats_are_read_and_the_rest_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    room = 'mergevq_mm.datasets.image_folder.print_log'
+    monkeypatch.setattr(room, lambda text, **kwargs: said.append(text))
+    folder = tmp_path / 'train' / 'a'
+    folder.mkdir(parents=True)
+    names = ['1.JPG', '2.webp', '3.tiff', '4.gif', '5.jfif', '7.jp2', '8.png']
+    if '.avif' in image_endings():  # of a newer Pillow
+        names.insert(5, '6.avif')
+    for name in names:
+        kind = 'JPEG' if name.endswith('jfif') else None
+        Image.new('RGB', (8, 8)).save(folder / name, kind)
+    for name in ('a/notes.txt', 'a/phone.heic', 'a/page.eps', 'a/.DS_Store', 'b.png'):
+        (tmp_path / 'train' / name).touch()
+    pipeline = [dict(type='mergevq_mm.LoadImage')]
+    data = ImageFolder(str(tmp_path), 'train', pipeline=pipeline)
+    read = [Path(data[i]['img_path']).name for i in range(len(data))]
+    assert read == names
+    assert said == [
+        f'"{tmp_path}/train" holds files that are not read (1 .txt, 1 .eps, 1 .heic, '
+        '1 .png): a/notes.txt, a/page.eps, a/phone.heic, …'
+    ]
 
 
 def test_missing_root_and_split(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mergevq_mm.datasets import MergeVQCodes
-from mergevq_mm.datasets.codes import CodesHeader, plan_codes, read_header
+from mergevq_mm.datasets.codes import CodesHeader, open_array, plan_codes, read_header
 from mergevq_mm.datasets.codes_writing import (
     missing_shards,
     start_codes,
@@ -344,3 +344,95 @@ def test_a_full_disk_ends_the_shard_with_a_sentence(root, monkeypatch):
     with pytest.raises(OSError, match=text), write_shard(root, header, 0):
         raise AssertionError('there is no room')
     assert missing_shards(root, header) == []  # the old one is kept
+
+
+# ------------------------------------------------------------------ damaged files
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('fingerprint', 3),
+        ('bits', '6'),
+        ('bits', 6.0),
+        ('bits', True),
+        ('bits', 40),
+        ('split', [3, 4]),
+        ('split', 'ab'),
+        ('split', [[2], 4]),
+        ('grid', [2]),
+        ('grid', []),
+        ('grid', [2, 0]),
+        ('grid', ['2', '3']),
+        ('grid', [2**20, 2**20]),
+        ('keeps', []),
+        ('keeps', [4.0]),
+        ('keeps', [0]),
+        ('keeps', [7]),
+        ('keeps', [[4]]),
+        ('flips', 0),
+        ('flips', 3),
+        ('flips', None),
+        ('samples', '7'),
+        ('samples', -7),
+        ('classes', [1, 2]),
+        ('classes', None),
+        ('source', []),
+        ('shards', {}),
+        ('shards', [1, 2]),
+        ('shards', [{'name': '../../etc', 'samples': 7, 'files': {}}]),
+        ('version', '1'),
+        ('extra', 1),
+    ],
+)
+def test_a_header_of_wrong_types(tmp_path: Path, field: str, value: object) -> None:
+    root = write(tmp_path / 'codes')
+    content = json.loads((root / 'codes.json').read_text())
+    content[field] = value
+    (root / 'codes.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='codes.json|codes of format') as caught:
+        read_header(root)
+    assert str(root) in str(caught.value) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('field', ['name', 'samples', 'files'])
+@pytest.mark.parametrize('value', [None, '../x', 0, -1, {'../labels.npy': 1}, []])
+def test_a_shard_of_wrong_types(tmp_path: Path, field: str, value: object) -> None:
+    root = write(tmp_path / 'codes')
+    content = json.loads((root / 'codes.json').read_text())
+    content['shards'][0][field] = value
+    (root / 'codes.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='damaged codes.json'):
+        read_header(root)
+
+
+@pytest.mark.parametrize('text', ['', '[1]', '{"version": 1}', '[' * 10**5, '"a"'])
+def test_a_header_that_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / 'codes.json').write_text(text)
+    with pytest.raises(ValueError, match='codes.json'):
+        read_header(tmp_path)
+
+
+def test_damaged_arrays_are_named(tmp_path: Path) -> None:
+    """Any byte of the header, a pickle, an archive, and nothing."""
+    root = write(tmp_path / 'codes')
+    header = read_header(root)
+    path = root / 'shard_00000' / 'labels.npy'
+    good, refused = path.read_bytes(), 0
+    archive = tmp_path / 'a.npz'
+    np.savez(archive, labels=np.arange(3))
+    rng = np.random.default_rng(0)
+    tries = [b'', b'\x80\x02}.', archive.read_bytes()]
+    for place in rng.choice(128, 60, replace=False):
+        data = bytearray(good)
+        data[place] ^= 1 << int(rng.integers(8))
+        tries.append(bytes(data))
+    for data in tries:
+        path.write_bytes(data)
+        try:
+            open_array(root, header, 0, 'labels')
+        except ValueError as error:
+            refused += 1
+            assert 'shard_00000/labels.npy holds' in str(error)
+            assert '\n' not in str(error)
+    assert refused > 40

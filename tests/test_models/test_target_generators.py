@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmpretrain.structures import DataSample
+from PIL import Image
 from torch import nn
 
 import mergevq_mm  # noqa: F401
@@ -170,6 +171,21 @@ def test_standardised_targets(photos, tmp_path):
     live = FrozenTeacher(teacher.model.network, standardize=str(out))
     images = torch.stack([pixels[key] for key in sorted(pixels)])
     torch.testing.assert_close(live(images), result, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_are_of_the_images_that_training_reads(photos, tmp_path):
+    root, pixels = photos
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (8, 8)).save(root / 'turned.webp', exif=exif)
+    (root / '._turned.webp').write_bytes(bytes(99))
+    (root / 'notes.txt').touch()
+    (root / 'page.jpg').write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0')
+    out = tmp_path / 'targets.npz'
+    with pytest.raises(ValueError, match='page.jpg" cannot be read as an image'):
+        extract_targets(flat_teacher(), root, out)
+    (root / 'page.jpg').unlink()
+    assert extract_targets(flat_teacher(), root, out)[0] == len(pixels) + 1
 
 
 def test_images_are_resized_and_cropped(tmp_path):

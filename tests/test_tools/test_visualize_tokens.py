@@ -89,20 +89,49 @@ def test_halvings_stop_where_layers_cannot_merge_more(tool: ModuleType) -> None:
     assert tool.halvings(1, 1) == [1]
 
 
-def test_image_is_resized_and_cut(tool: ModuleType, tmp_path: Path) -> None:
-    path = _photograph(tmp_path / 'wide.png', (90, 40))
-    assert tool.read_image(path, 20, 4).shape == (20, 44, 3)
-    with pytest.raises(ValueError, match='--size 21 is no multiple of the stride 4'):
-        tool.read_image(path, 21, 4)
+def test_images_are_read_as_by_the_commands(
+    tool: ModuleType,
+    files: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    folder, out = tmp_path / 'images', tmp_path / 'images' / 'pictures'
+    (folder / 'sub').mkdir(parents=True)
+    _photograph(folder / 'wide.webp', (90, 40))
+    _photograph(folder / 'sub' / 'wide.png', (90, 40))
+    for name in ('._wide.png', 'bad.png'):
+        (folder / name).write_text('no image')
+    words = [*files, str(folder), '--out', str(out), '--device', 'cpu', '--size', '12']
+    words += ['--pictures', 'merge']
+    for _ in range(2):  # the second time there are results in it
+        tool.main(words)
+        assert {p.name for p in out.iterdir()} == {
+            'wide_merge.png',
+            'sub_wide_merge.png',
+        }
+        assert f'warning: "{folder}/bad.png" cannot be' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='bad.png" cannot be read as an image'):
+        tool.main([*files, str(folder / 'bad.png'), '--device', 'cpu'])
+    with pytest.raises(SystemExit, match='size=11 is no multiple of the stride 2'):
+        tool.main([*words[:-3], '11'])
+    with pytest.raises(SystemExit, match='is a folder of inputs'):
+        tool.main([*files, str(folder), '--out', str(folder)])
 
 
-@pytest.mark.parametrize('name', ['nothing.png', 'empty'])
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('nothing.png', 'nothing.png" does not exist'),
+        ('empty', 'empty" has no file that ends in'),
+        ('', '"" does not exist'),
+    ],
+)
 def test_no_image(
-    tool: ModuleType, files: tuple[str, str], tmp_path: Path, name: str
+    tool: ModuleType, files: tuple[str, str], tmp_path: Path, name: str, text: str
 ) -> None:
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(SystemExit, match='is no image, and no folder'):
-        tool.main([*files, str(tmp_path / name)])
+    with pytest.raises(SystemExit, match=text):
+        tool.main([*files, str(tmp_path / name) if name else ''])
 
 
 def test_codes_and_logs(

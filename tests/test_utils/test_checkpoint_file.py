@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import os
 import pickle
+import shutil
 import threading
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_url_without_network(monkeypatch, tmp_path):
         raise OSError('no route')
 
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', fail)
+    monkeypatch.setattr(ckpt, 'download', fail)
     with pytest.raises(FileNotFoundError, match='cannot be downloaded .no route.'):
         ckpt.load_checkpoint_file('https://example.org/weights.pth')
 
@@ -171,12 +172,13 @@ def test_url_without_network(monkeypatch, tmp_path):
 def test_url_is_kept(monkeypatch, tmp_path):
     calls = []
 
-    def fetch(url, path, hash_prefix=None):
+    def fetch(url, path, digits):
         calls.append(url)
+        path.parent.mkdir(exist_ok=True)
         torch.save(dict(w=torch.ones(1)), path)
 
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    monkeypatch.setattr(ckpt, 'download', fetch)
     for _ in range(2):
         content = ckpt.load_checkpoint_file('https://example.org/weights.pth?x=1')
         assert content['w'].item() == 1
@@ -231,6 +233,85 @@ def test_useless_record_does_not_lose_the_run(tmp_path, record):
     assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_3.pth')
 
 
+def test_a_newer_file_than_the_record_is_resumed(tmp_path):
+    """Killed between the rename of a checkpoint and the move of the record."""
+    save_epochs(tmp_path, 1, 2, 3)
+    record = tmp_path / 'last_checkpoint'
+    record.write_text(str(tmp_path / 'epoch_2.pth'))
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_3.pth')
+    damage(tmp_path / 'epoch_3.pth', 'altered')
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_2.pth')
+
+
+def test_a_file_of_an_older_run_is_not(tmp_path):
+    """A run that was begun anew in the folder of one that had come further."""
+    save_epochs(tmp_path, 10, 1, 2)
+    for number, epoch in enumerate((10, 1, 2)):
+        os.utime(tmp_path / f'epoch_{epoch}.pth', (1000 + number, 1000 + number))
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_2.pth')
+
+
+def test_epochs_and_iterations_are_compared_by_content(tmp_path):
+    """Also in files of a stock runner, which hold mmengine's histories."""
+    history = HistoryBuffer([1.0], [1])
+    for name, number in (('epoch_1', 100), ('iter_150', 150), ('epoch_2', 200)):
+        content = dict(meta=dict(iter=number), message_hub=dict(loss=history))
+        torch.save(content, tmp_path / f'{name}.pth')
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_2.pth')
+    (tmp_path / 'last_checkpoint').write_text('iter_150.pth')
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'epoch_2.pth')
+    damage(tmp_path / 'epoch_2.pth', 'truncated')
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(tmp_path / 'iter_150.pth')
+
+
+@pytest.mark.parametrize('damaged', [False, True])
+@pytest.mark.parametrize('gone', [False, True])
+def test_a_copied_folder_resumes_from_its_own_files(tmp_path, damaged, gone):
+    """The record names a file of the original."""
+    original, copied = tmp_path / 'a', tmp_path / 'b'
+    original.mkdir()
+    save_epochs(original, 1, 2)
+    shutil.copytree(original, copied)
+    if damaged:
+        damage(original / 'epoch_2.pth', 'empty')
+    if gone:
+        (copied / 'epoch_2.pth').unlink()
+    right = copied / ('epoch_1.pth' if gone else 'epoch_2.pth')
+    assert ckpt.find_latest_checkpoint(copied) == str(right)
+    for path in copied.glob('*.pth'):
+        damage(path, 'empty')
+    with pytest.raises(ValueError, match='All checkpoints in ".*b" are damaged'):
+        ckpt.find_latest_checkpoint(copied)
+
+
+def test_checkpoints_in_another_folder_are_found(tmp_path):
+    """As the hook's ``out_dir`` has it."""
+    work_dir, out_dir = tmp_path / 'work', tmp_path / 'out'
+    work_dir.mkdir()
+    out_dir.mkdir()
+    save_epochs(out_dir, 1, 2)
+    shutil.move(out_dir / 'last_checkpoint', work_dir)
+    assert ckpt.find_latest_checkpoint(work_dir) == str(out_dir / 'epoch_2.pth')
+
+
+def test_every_flipped_bit_at_the_end_is_passed_over_or_harmless(tmp_path):
+    """The directory of an archive stands there; zipfile has many errors for it."""
+    content = {'w': torch.arange(4.0)}
+    for epoch in (1, 2):
+        torch.save(content, tmp_path / f'epoch_{epoch}.pth')
+    path = tmp_path / 'epoch_2.pth'
+    good = path.read_bytes()
+    begin = good.index(b'PK\x01\x02')
+    rng = np.random.default_rng(0)
+    for position in rng.choice(range(begin, len(good)), 150, replace=False):
+        data = bytearray(good)
+        data[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        found = ckpt.find_latest_checkpoint(tmp_path)
+        read = ckpt.load_checkpoint_file(found)
+        assert torch.equal(read['w'], content['w'])
+
+
 # ------------------------------------------------------------------------- downloads
 
 
@@ -276,7 +357,7 @@ def test_digits_in_a_name_are_checked(server):
         (root / name).write_bytes(b'weights')
     path = ckpt.fetch_file(f'{url}/net-{right}.pth')
     assert path.name == f'net-{right}.pth'  # where torch looks for it, too
-    with pytest.raises(FileNotFoundError, match='invalid hash value.*: give the path'):
+    with pytest.raises(FileNotFoundError, match='SHA-256 begins.*: give the path'):
         ckpt.fetch_file(f'{url}/net-01234567.pth')
     assert not list(path.parent.glob('net-01234567*'))
     assert ckpt.fetch_file(f'{url}/net-20230426.pth').read_bytes() == b'weights'

@@ -66,7 +66,7 @@ def report(args: argparse.Namespace) -> list[dict]:
         ValueError: If an argument does not fit the model.
         FileNotFoundError: If there is no such config.
     """
-    from mergevq_mm.apis.model import complete_model, read_model_config
+    from mergevq_mm.apis.model_config import complete_model, read_model_config
     from mergevq_mm.utils.export import read_config
     from mergevq_mm.utils.flops import model_costs
 

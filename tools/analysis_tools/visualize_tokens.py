@@ -36,7 +36,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('config', help='config, name or folder of a tokenizer')
     parser.add_argument('checkpoint', help="its weights; 'none' for a folder's own")
-    parser.add_argument('images', nargs='+', type=Path, help='images, or folders')
+    parser.add_argument('images', nargs='+', help='images, or folders')
     parser.add_argument('--out', type=Path, default=Path('pictures'))
     parser.add_argument('--pictures', nargs='+', choices=PICTURES, default=PICTURES)
     parser.add_argument(
@@ -53,65 +53,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--device', help='default: cuda if there is one')
     return parser.parse_args(argv)
-
-
-def list_files(paths: Sequence[Path]) -> list[Path]:
-    """Images, and those of folders.
-
-    Args:
-        paths (Sequence[Path]): Files and folders.
-
-    Returns:
-        list[Path]: Files; of a folder in the order of their names.
-
-    Raises:
-        FileNotFoundError: If a path does not exist or a folder has no image.
-    """
-    from mergevq_mm.datasets import ImageFolder
-
-    files = []
-    for path in paths:
-        found = [path]
-        if path.is_dir():
-            endings = ImageFolder.IMG_EXTENSIONS
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in endings)
-        if not found or not found[0].is_file():
-            raise FileNotFoundError(f'"{path}" is no image, and no folder with images.')
-        files += found
-    return files
-
-
-def read_image(path: Path, size: int, stride: int) -> np.ndarray:
-    """Read an image at a size that the encoder takes.
-
-    Args:
-        path (Path): The file.
-        size (int): Pixels of the shorter edge.
-        stride (int): Of the encoder; the longer edge is cut to a multiple of it.
-
-    Returns:
-        np.ndarray: H×W×3 uint8, RGB.
-
-    Raises:
-        ValueError: If ``size`` is no multiple of the stride, or the file is no image.
-    """
-    from PIL import Image
-
-    from mergevq_mm.datasets import LoadImage
-
-    if size < stride or size % stride:
-        raise ValueError(
-            f'--size {size} is no multiple of the stride {stride} of this encoder; '
-            f'give {max(1, round(size / stride)) * stride}.'
-        )
-    pixels = LoadImage()({'img_path': str(path)})['img'][..., ::-1]
-    scale = size / min(pixels.shape[:2])
-    height, width = (max(size, round(n * scale)) for n in pixels.shape[:2])
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    picture = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
-    height, width = height // stride * stride, width // stride * stride
-    top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-    return np.ascontiguousarray(picture[top : top + height, left : left + width])
 
 
 def halvings(length: int, layers: int) -> list[int]:
@@ -182,30 +123,60 @@ def draw_strip(model: Any, pixels: Tensor, keeps: Sequence[int] | None) -> np.nd
     return reconstruction_strip(pixels.cpu(), made, model.quantizer.bits, length)
 
 
+def draw_all(args: argparse.Namespace) -> None:
+    """Draw and write all pictures; what a folder holds and is no image is told.
+
+    Args:
+        args (Namespace): Of :func:`parse_args`.
+
+    Raises:
+        FileNotFoundError: If there is no image.
+        ValueError: If the model is no tokenizer, or an image that is named is none.
+    """
+    import torch
+
+    from mergevq_mm.apis import get_model
+    from mergevq_mm.apis.image_inputs import (
+        FolderFile,
+        check_size,
+        list_inputs,
+        read_pixels,
+    )
+    from mergevq_mm.apis.outputs import check_apart, real_paths, write_outputs
+    from mergevq_mm.apis.preparation import preparation_of
+
+    check_apart(args.images, args.out)
+    files = list_inputs(args.images, leave_out=args.out)
+    weights = False if args.checkpoint == 'none' else args.checkpoint
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    model = get_model(args.config, weights, device)
+    if not hasattr(model, 'quantizer'):
+        raise ValueError(
+            f'{type(model).__name__} is no tokenizer; give a config of stage 1.'
+        )
+    own, stride = min(model.backbone.img_size), model.backbone.stride
+    check_size(own if args.size is None else args.size, stride, 'whole')
+    prepare = preparation_of(model._config, own, stride)
+    sources = real_paths(files)
+    for number, (name, path) in enumerate(files, 1):
+        try:
+            image = prepare(read_pixels(path, prepare.background), args.size, 'whole')
+        except ValueError as error:
+            if not isinstance(path, FolderFile):
+                raise
+            print(f'warning: {error}', file=sys.stderr)
+            continue
+        with torch.no_grad():
+            made = draw(model, image, args)
+        pictures = {f'{name}_{kind}.png': picture for kind, picture in made.items()}
+        for file in write_outputs(args.out, pictures, 'visualize_tokens', sources):
+            print(f'[{number}/{len(files)}] {file}', flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     try:
-        files = list_files(args.images)
-        import torch
-
-        from mergevq_mm.apis import get_model
-        from mergevq_mm.visualization import save_png
-
-        weights = False if args.checkpoint == 'none' else args.checkpoint
-        device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        model = get_model(args.config, weights, device)
-        if not hasattr(model, 'quantizer'):
-            raise ValueError(
-                f'{type(model).__name__} is no tokenizer; give a config of stage 1.'
-            )
-        with torch.no_grad():
-            for number, file in enumerate(files, 1):
-                size = args.size or model.backbone.img_size[0]
-                image = read_image(file, size, model.backbone.stride)
-                for name, picture in draw(model, image, args).items():
-                    path = args.out / f'{file.stem}_{name}.png'
-                    save_png(path, picture)
-                    print(f'[{number}/{len(files)}] {path}', flush=True)
+        draw_all(args)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
 

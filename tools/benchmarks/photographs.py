@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+from mergevq_mm.utils.images import read_image
 
 # Photograph -> scene, package and file.
 FILES = {
@@ -72,7 +73,7 @@ def photograph(name: str) -> np.ndarray:
             f'photograph "{name}" is not at "{path}"; install scikit-image and '
             'scikit-learn of requirements/constraints.txt, which ship it.'
         )
-    return np.asarray(Image.open(path).convert('RGB'))
+    return np.asarray(read_image(path))
 
 
 def crops(

@@ -74,7 +74,7 @@ class CodesOnly(nn.Module):
 
 def build_generator(model: dict[str, Any], split: Sequence[int], meta: bool) -> Any:
     """The generator without its tokenizer, with or without content."""
-    from mergevq_mm.apis.model import build
+    from mergevq_mm.apis.model_config import build
     from mergevq_mm.utils.building import build_on_meta
 
     config = {**model, 'tokenizer': {'type': CodesOnly, 'split': list(split)}}
@@ -132,8 +132,8 @@ def write_with_tokenizer(
     kind: str,
 ) -> Path:
     """Write generator and tokenizer as a folder."""
-    from mergevq_mm.apis.model import build
-    from mergevq_mm.apis.pretrained import save_pretrained
+    from mergevq_mm.apis.model_config import build
+    from mergevq_mm.apis.publishing import save_pretrained
     from mergevq_mm.models.generators.tokenizer import PARTS
     from mergevq_mm.utils.export import WEIGHTS, read_config
 

@@ -133,7 +133,7 @@ def write(
 
 def convert(args: argparse.Namespace) -> Path:
     """Theirs to ours."""
-    from mergevq_mm.apis.model import build
+    from mergevq_mm.apis.model_config import build
     from mergevq_mm.utils.building import build_on_meta
     from mergevq_mm.utils.official_file import (
         check_conversion,

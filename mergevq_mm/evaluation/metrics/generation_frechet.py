@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mergevq_mm.registry import DATASETS, METRICS, MODELS
+from mergevq_mm.utils.array_file import read_arrays
 from mergevq_mm.utils.fileio import write_atomically
 
 from ..feature_extractors import FeatureExtractor
@@ -198,9 +199,19 @@ class GenerationFrechet(GenerationMetric):
         """Statistics from the file, if it is there and of the same images."""
         if self.real_stats is None or not os.path.isfile(self.real_stats):
             return None
-        with np.load(self.real_stats) as stored:
-            found = json.loads(str(stored['protocol']))
+        stored, _ = read_arrays(self.real_stats)
+        try:
+            found = dict(json.loads(str(stored['protocol'])))
+            image_size = tuple(found['image_size'])
             moments = stored['mean'], stored['cov']
+            width = moments[0].size
+            if moments[0].shape != (width,) or moments[1].shape != (width, width):
+                raise ValueError(f'shapes {[m.shape for m in moments]}')
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'real_stats={self.real_stats!r} holds no statistics ({error}); delete '
+                'the file or name another one.'
+            ) from error
         wanted = json.loads(json.dumps(described))
         differ = [k for k in wanted if found.get(k) != wanted[k]]
         if differ:
@@ -210,7 +221,7 @@ class GenerationFrechet(GenerationMetric):
                 f'{key}={found.get(key)!r}, not {wanted[key]!r}; delete the file or '
                 'name another one.'
             )
-        self.protocol['image_size'] = tuple(found['image_size'])
+        self.protocol['image_size'] = image_size
         return moments
 
     def _write_stats(self, described: dict[str, Any]) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint import load_pretrained
 from mergevq_mm.utils.config import load_config
+from mergevq_mm.utils.data_config import is_data, read_data
+from mergevq_mm.utils.published import data_model
 
 from ..utils.frozen import FrozenModel
 from ..utils.precision import no_autocast
@@ -203,7 +205,10 @@ def _read_model(model: dict | str | os.PathLike) -> dict[str, Any]:
     source = 'model'
     if not isinstance(model, Mapping):
         source = f'model="{model}"'
-        model = load_config(model).get('model') or {}
+        if is_data(model):  # held to what a published folder may say
+            model = data_model(read_data(model), model)
+        else:
+            model = load_config(model).get('model') or {}
     missing = [name for name in PARTS if not model.get(name)]
     if missing:
         raise ValueError(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import mmcv
+import numpy as np
 import torch
 from mmengine.dist import is_main_process
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from .stored_teacher import write_targets
+from mergevq_mm.utils.images import find_files, image_endings, passed_over, read_image
 
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.webp', '.tif', '.tiff')
+from .stored_teacher import write_targets
 
 
 class _ImageFolder(Dataset):
@@ -23,20 +26,16 @@ class _ImageFolder(Dataset):
     def __init__(self, root: Path, image_size: int | None) -> None:
         self.root = root
         self.image_size = image_size
-        self.keys = sorted(
-            path.relative_to(root).as_posix()
-            for path in root.rglob('*')
-            if path.suffix.lower() in IMAGE_ENDINGS
-        )
+        files, others = find_files(root)
+        self.keys = sorted(path.relative_to(root).as_posix() for path in files)
+        if others and is_main_process():
+            print_log(passed_over(others, root), 'current', logging.WARNING)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, item: int) -> Tensor:
-        path = self.root / self.keys[item]
-        image = mmcv.imread(path, channel_order='rgb')
-        if image is None:
-            raise ValueError(f'image "{path}" cannot be read; replace or remove it.')
+        image = np.asarray(read_image(self.root / self.keys[item]))
         if self.image_size is not None:
             height, width = image.shape[:2]
             scale = self.image_size / min(height, width)
@@ -97,8 +96,8 @@ def extract_targets(
     dataset = _ImageFolder(root, image_size)
     if not dataset.keys:
         raise FileNotFoundError(
-            f'dataset_root="{root}" holds no image ({", ".join(IMAGE_ENDINGS)}); give '
-            'the folder above train/ and val/.'
+            f'dataset_root="{root}" holds no image ({", ".join(image_endings())}); '
+            'give the folder above train/ and val/.'
         )
     if isinstance(teacher, nn.Module):
         if hasattr(teacher, 'init_weights'):

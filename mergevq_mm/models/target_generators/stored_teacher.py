@@ -15,6 +15,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mergevq_mm.registry import MODELS
+from mergevq_mm.utils.array_file import ENDINGS, read_arrays, text_array
 from mergevq_mm.utils.fileio import write_atomically
 
 
@@ -97,20 +98,24 @@ def read_targets(file: str | os.PathLike) -> StoredTargets:
             f'file="{path}" of the stored targets does not exist; write it with '
             'tools/extract_targets.py.'
         )
-    if path.suffix not in ('.safetensors', '.npz'):
+    if path.suffix not in ENDINGS:
         raise ValueError(_wrong_ending(path))
     try:
+        arrays, metadata = read_arrays(path)
         if path.suffix == '.npz':
-            with np.load(path, allow_pickle=False) as content:
-                keys = content['keys'].tolist()
-                tensors = {k: torch.from_numpy(content[k]) for k in _TENSORS}
+            keys = arrays['keys'].tolist()
         else:
-            from safetensors import safe_open
-
-            with safe_open(path, 'pt') as content:
-                keys = json.loads(content.metadata()['keys'])
-                tensors = {k: content.get_tensor(k) for k in _TENSORS}
-    except Exception as error:
+            keys = json.loads(metadata['keys'])
+        tensors = {name: torch.from_numpy(arrays[name]) for name in _TENSORS}
+        text_array(keys, path)
+        number, *width = tensors['targets'].shape
+        shapes = [list(tensors[name].shape) for name in ('mean', 'std')]
+        if number != len(keys) or shapes != [width, width]:
+            raise ValueError(
+                f'{len(keys)} keys, targets of shape {[number, *width]}, mean and std '
+                f'of {shapes}'
+            )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f'file="{path}" is no file of targets ({error}); write it with '
             'tools/extract_targets.py.'

@@ -1,0 +1,151 @@
+"""From a name, a path or a config to a model without weights."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from ..utils.building import check_described
+from ..utils.checkpoint import normalize_keys
+from ..utils.data_config import is_data, read_data
+from ..utils.export import check_fit, tensor_shapes
+from ..utils.published import data_model
+from .hub import index_root, model_info
+
+
+def read_model_config(model: str | os.PathLike | Config) -> tuple[Config, Any]:
+    """Config of a model, and what its metafile says where it was given by name.
+
+    A ``.py`` config is a script and runs. One of JSON or YAML is data: of it the model
+    is taken, without what only training needs, under the rules of published folders,
+    and how a published folder prepares images.
+
+    Args:
+        model (str | PathLike | Config): A name, a path or a config.
+
+    Returns:
+        tuple[Config, Model | None]: The config is the caller's own.
+
+    Raises:
+        ValueError: If the name is not known, or the config has no model, or is data and
+            asks for more than one of our models.
+        FileNotFoundError: If there is no such file.
+    """
+    from ..utils.config import load_config
+
+    info = None
+    if isinstance(model, Config):
+        config = copy.deepcopy(model)
+    elif is_data(model):
+        content = read_data(model)
+        config = Config({'model': data_model(content, model)})
+        metadata = content.get('metadata')
+        if isinstance(metadata, Mapping) and 'preparation' in metadata:
+            config.metadata = {'preparation': metadata['preparation']}
+    elif Path(model).suffix == '.py':
+        config = load_config(model)
+    else:
+        info = model_info(str(model))
+        config = load_config(info.config)
+    if not isinstance(config.get('model'), Mapping):
+        raise ValueError(
+            f'{model!r} has no model; give a config with model=dict(type=...).'
+        )
+    return config, info
+
+
+def complete_model(config: Config) -> None:
+    """Take into a config's model what a runner would add to it, in place.
+
+    That is the data preprocessor that stands beside the model. And the path of a
+    tokenizer's config, which is relative to the repository, becomes one that holds in
+    any folder.
+
+    Args:
+        config (Config): With a ``model``.
+    """
+    model = config.model
+    if config.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', config.data_preprocessor)
+    tokenizer = model.get('tokenizer') or {}
+    path = tokenizer.get('model')
+    if isinstance(path, str) and not Path(path).is_file():
+        installed = index_root() / path
+        if installed.is_file():
+            tokenizer['model'] = str(installed)
+
+
+def override(config: Config, arguments: Mapping[str, Any]) -> None:
+    """Override arguments of a config's model, in place.
+
+    Raises:
+        ValueError: If a dict meets something else; ``_delete_=True`` in it replaces.
+    """
+    if not arguments:
+        return
+    try:
+        config.merge_from_dict({'model': dict(arguments)})
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def build(model: Mapping[str, Any], scope: str = 'mmpretrain') -> nn.Module:
+    """Build a model from its config.
+
+    Args:
+        model (Mapping): Its config.
+        scope (str): Where types without one are looked for. Defaults to 'mmpretrain'.
+
+    Returns:
+        nn.Module: Not initialised by its ``init_cfg``.
+    """
+    from mergevq_mm.registry import MODELS
+
+    with DefaultScope.overwrite_default_scope(scope):
+        return MODELS.build(dict(model))
+
+
+def check_tokenizer(model: Mapping[str, Any]) -> None:
+    """Compare a generator's tokenizer with its file, before either is made.
+
+    Args:
+        model (Mapping): Published config. Weights that are no safetensors are compared
+            when they are loaded.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If they do not fit.
+    """
+    from mergevq_mm.models.generators.tokenizer import TokenizerParts
+
+    tokenizer = model.get('tokenizer') or {}
+    path = tokenizer.get('checkpoint')
+    if path is None or Path(path).suffix != '.safetensors':
+        return
+    announced = tensor_shapes(path)
+
+    def fits(parts: nn.Module) -> None:
+        expected = parts.state_dict()
+        found = normalize_keys(announced, expected)
+        found = {name: value for name, value in found.items() if name in expected}
+        check_fit(parts, found, f'"{path}"')
+
+    def on_meta(parts: Mapping[str, Any]) -> nn.Module:
+        with torch.device('meta'):
+            return TokenizerParts(parts)
+
+    check_described(
+        tokenizer['model'],
+        announced,
+        f'The tokenizer of "{path}"',
+        fits,
+        on_meta,
+    )
