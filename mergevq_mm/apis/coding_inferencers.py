@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,15 @@ from torch import nn
 
 from .base_inferencer import ImageInferencer
 from .image_inputs import NamedImage, list_inputs
-from .token_file import ENDING, FINGERPRINT_BYTES, TokenFile, pack, unpack
+from .token_file import (
+    ENDING,
+    FINGERPRINT_BYTES,
+    MAX_POSITIONS,
+    TokenFile,
+    pack,
+    read_token_file,
+    unpack,
+)
 
 
 def tokenizer_fingerprint(parts: nn.Module) -> str:
@@ -145,7 +152,14 @@ class DecodingInferencer(ImageInferencer):
     def _inputs_to_list(
         self, inputs: Any, out_dir: str | os.PathLike | None = None
     ) -> list[tuple[str, Any]]:
-        return list_inputs(inputs, (ENDING,), out_dir)
+        listed = list_inputs(inputs, (ENDING,), out_dir)
+        for _, item in listed:
+            if not isinstance(item, (str, bytes)):
+                raise ValueError(
+                    f'inputs hold a {type(item).__name__}, which is no token file; '
+                    'give paths, folders, or the bytes of files.'
+                )
+        return listed
 
     def preprocess(
         self, inputs: Sequence[tuple[str, Any]], batch_size: int = 8
@@ -154,7 +168,9 @@ class DecodingInferencer(ImageInferencer):
 
         Args:
             inputs (Sequence[tuple[str, str | bytes]]): Names, and paths or contents.
-            batch_size (int): At most so many at a time. Defaults to 8.
+            batch_size (int): At most so many at a time, and no more positions than
+                the largest file may have: a file of 42 bytes can be a large image.
+                Defaults to 8.
 
         Yields:
             list[tuple[str, str, TokenFile]]: Names, sources and tokens.
@@ -164,17 +180,19 @@ class DecodingInferencer(ImageInferencer):
         """
         batch: list[tuple[str, str, TokenFile]] = []
         for name, item in inputs:
-            source = name if isinstance(item, bytes) else os.fspath(item)
+            source = name if isinstance(item, bytes) else str(item)
             try:
-                content = item if isinstance(item, bytes) else Path(item).read_bytes()
-                tokens = unpack(content, f'"{source}"')
+                if isinstance(item, bytes):
+                    tokens = unpack(item, f'"{source}"')
+                else:
+                    tokens = read_token_file(item)
                 self._check_tokens(tokens, source)
-            except (OSError, ValueError) as error:
+            except ValueError as error:
                 self.pass_over(item, error)
                 continue
-            if batch and (
-                len(batch) == batch_size or _shape(batch[0][2]) != _shape(tokens)
-            ):
+            rows, columns = tokens.grid
+            room = min(batch_size, MAX_POSITIONS // (rows * columns))
+            if batch and (len(batch) >= room or _shape(batch[0][2]) != _shape(tokens)):
                 yield batch
                 batch = []
             batch.append((name, source, tokens))
@@ -187,6 +205,16 @@ class DecodingInferencer(ImageInferencer):
             raise ValueError(
                 f'"{source}" was encoded by the tokenizer {tokens.fingerprint[:12]}…, '
                 f'not by {own[:12]}…; decode it with the weights that encoded it.'
+            )
+        bits = self.parts.quantizer.bits
+        if tokens.bits != bits:
+            raise ValueError(
+                f'"{source}" has codes of {tokens.bits} bits, where those of this '
+                f'tokenizer have {bits}; encode the image again.'
+            )
+        if tokens.grid == (1, 1):  # which not every norm of a decoder takes
+            raise ValueError(
+                f'"{source}" has a single position; encode a larger image.'
             )
         if tokens.group is None and not self.parts.neck.learned:
             raise ValueError(

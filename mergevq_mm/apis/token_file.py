@@ -11,16 +11,24 @@ Tokens are numbered by the first raster position that they stand for. So a posit
 belongs to one of the tokens that have begun, or begins the next one; and where only as
 many positions are left as tokens have to begin, it has to begin one. The map is one
 number whose digits are those choices: never more than L·log2 K bits, nothing for K = L.
+
+Reading believes nothing that a file says of itself: sizes are compared with the limits
+below before anything is made of them, and only that counts as a file which is, bit by
+bit, what :func:`pack` writes of its tokens.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+from .preparation import MAX_POSITIONS
 
 MAGIC, VERSION = b'MVQT', 1
 ENDING = '.mvq'
@@ -28,6 +36,13 @@ FINGERPRINT_BYTES = 16
 _HEADER = struct.Struct(f'<4sBBBHHII{FINGERPRINT_BYTES}s')
 _CHECK = struct.Struct('<I')
 _WITH_MAP = 1
+
+MAX_BITS = 24  # as of LFQ
+MAX_BYTES = (
+    _HEADER.size
+    + MAX_POSITIONS * (MAX_BITS + MAX_POSITIONS.bit_length()) // 8
+    + _CHECK.size
+)
 
 
 @dataclass(frozen=True)
@@ -106,28 +121,59 @@ def unpack(content: bytes, name: str = 'The file') -> TokenFile:
             f'{name} is no token file; give one that the encode command wrote.'
         )
     damaged = ValueError(f'{name} is damaged; encode the image again.')
-    if len(content) < _HEADER.size + _CHECK.size:
+    if not _HEADER.size + _CHECK.size <= len(content) <= MAX_BYTES:
         raise damaged
-    _, version, bits, flags, rows, columns, keep, map_bytes, fingerprint = (
-        _HEADER.unpack_from(content)
+    _, version, bits, flags, *grid, keep, map_bytes, fingerprint = _HEADER.unpack_from(
+        content
     )
     if version != VERSION:
         raise ValueError(
             f'{name} has version {version} of the format, where this program reads '
             f'{VERSION}; use a newer mergevq_mm.'
         )
-    code_bytes = (keep * bits + 7) // 8
-    size = _HEADER.size + code_bytes + map_bytes + _CHECK.size
-    checksum = _CHECK.unpack(content[-_CHECK.size :])[0]
-    if len(content) != size or checksum != zlib.crc32(content[: -_CHECK.size]):
+    if _CHECK.unpack(content[-_CHECK.size :])[0] != zlib.crc32(content[: -_CHECK.size]):
         raise damaged
-    start = _HEADER.size
-    index = unpack_codes(content[start : start + code_bytes], keep, bits)
+    _check_sizes(name, grid, keep, bits)
+    middle = _HEADER.size + (keep * bits + 7) // 8
+    end = len(content) - _CHECK.size
+    if middle + map_bytes != end:
+        raise damaged
+    index = unpack_codes(content[_HEADER.size : middle], keep, bits)
     group = None
     if flags & _WITH_MAP:
-        packed = content[start + code_bytes : -_CHECK.size]
-        group = unpack_map(packed, keep, rows * columns)
-    return TokenFile(index, group, (rows, columns), bits, fingerprint.hex())
+        group = unpack_map(content[middle:end], keep, grid[0] * grid[1])
+    tokens = TokenFile(index, group, tuple(grid), bits, fingerprint.hex())
+    if pack(tokens) != content:
+        raise ValueError(
+            f'{name} is not what its own tokens make: flags, unused bits or the length '
+            'of the map are wrong; encode the image again.'
+        )
+    return tokens
+
+
+def read_token_file(path: str | os.PathLike) -> TokenFile:
+    """Read the tokens of an image from a file.
+
+    Args:
+        path (str | PathLike): A regular file, no pipe, which might never end.
+
+    Returns:
+        TokenFile: The tokens.
+
+    Raises:
+        ValueError: If it cannot be read or is no such file, see :func:`unpack`.
+    """
+    try:
+        if not Path(path).is_file():
+            raise FileNotFoundError('no file on this machine')
+        with open(path, 'rb') as file:
+            content = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f'"{path}" cannot be read ({error}); give a file that the encode command '
+            'wrote.'
+        ) from error
+    return unpack(content, f'"{path}"')
 
 
 def header_bits() -> int:
@@ -206,16 +252,55 @@ def _choices(group: list[int], keep: int) -> Iterator[tuple[int, int]]:
 
 def _check(tokens: TokenFile) -> None:
     """Refuse tokens that no file could give back."""
-    index, length = np.asarray(tokens.index), tokens.grid[0] * tokens.grid[1]
-    if index.size == 0 or index.min() < 0 or index.max() >= 2**tokens.bits:
+    index, group = np.asarray(tokens.index), tokens.group
+    if index.ndim != 1 or not np.issubdtype(index.dtype, np.integer):
+        raise ValueError(
+            f'index of shape {index.shape} and type {index.dtype} is not the codes of '
+            'an image; give K whole numbers.'
+        )
+    _check_sizes('The image', tokens.grid, len(index), tokens.bits)
+    if index.min() < 0 or index.max() >= 2**tokens.bits:
         raise ValueError(
             f'index holds codes outside of the {tokens.bits} bits of the tokenizer; '
             'give those that its encoder made.'
         )
-    group = tokens.group
-    if group is not None and (len(group) != length or max(group) + 1 != len(index)):
+    if group is None:
+        return
+    group, (rows, columns) = np.asarray(group), tokens.grid
+    if group.shape != (rows * columns,) or group.max() + 1 != len(index):
         raise ValueError(
-            f'group of {len(group)} positions and {max(group) + 1} tokens does not fit '
-            f'{len(index)} codes on a grid of {tokens.grid[0]}x{tokens.grid[1]}; give '
-            'the map that came with the codes.'
+            f'group of shape {group.shape} with tokens up to {group.max(initial=0)} '
+            f'does not fit {len(index)} codes on a grid of {rows}x{columns}; give the '
+            'map that came with the codes.'
+        )
+
+
+def _check_sizes(name: str, grid: Sequence[int], keep: int, bits: int) -> None:
+    """Refuse sizes that no image of a tokenizer has, before anything is made of them.
+
+    Args:
+        name (str): Of the file or image, for errors.
+        grid (Sequence[int]): Rows and columns.
+        keep (int): K.
+        bits (int): Of a code.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    rows, columns = grid
+    length = rows * columns
+    if min(rows, columns) < 1 or length > MAX_POSITIONS:
+        raise ValueError(
+            f'{name} has a grid of {rows}x{columns}, where a token file has 1 to '
+            f'{MAX_POSITIONS:,} positions; encode an image of so many.'
+        )
+    if not 1 <= keep <= length:
+        raise ValueError(
+            f'{name} has {keep} tokens for {length} positions, where there are 1 to '
+            f'{length}; encode the image again.'
+        )
+    if not 1 <= bits <= MAX_BITS:
+        raise ValueError(
+            f'{name} has codes of {bits} bits, where tokenizers have 1 to {MAX_BITS}; '
+            'encode the image again.'
         )

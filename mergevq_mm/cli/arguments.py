@@ -303,11 +303,18 @@ def _web(commands: Any) -> None:
     )
     _model(parser)
     group = parser.add_argument_group('generator')
-    group.add_argument('--generator', metavar='MODEL', help='adds the second tab')
+    group.add_argument(
+        '--generator',
+        metavar='MODEL',
+        help='for the second tab, which a MODEL that is a MergeAR brings by itself',
+    )
     group.add_argument('--generator-weights', metavar='PATH')
     group.add_argument('--generator-tokenizer', metavar='PATH')
     parser.add_argument(
-        '--examples', nargs='+', metavar='IMAGE', help='to pick from, files or folders'
+        '--examples',
+        nargs='+',
+        metavar='IMAGE',
+        help='to pick from, files or folders. Default: some of the generator',
     )
     parser.add_argument('--host', default='127.0.0.1', help='default: 127.0.0.1')
     parser.add_argument('--port', type=int, default=7860, help='default: 7860')

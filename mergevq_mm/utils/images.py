@@ -207,6 +207,7 @@ def decode_image(
     content: bytes,
     name: str = 'the image',
     background: tuple[int, int, int] = WHITE,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Decode the content of an image file.
 
@@ -215,6 +216,8 @@ def decode_image(
         name (str): What to call it in an error. Defaults to 'the image'.
         background (tuple[int, int, int]): Colour behind transparent pixels. Defaults to
             white.
+        max_pixels (int, optional): Of an image that is decoded. Defaults to None,
+            ``MAX_PIXELS``.
 
     Returns:
         Image.Image: In mode RGB, upright by its EXIF orientation, in memory;
@@ -222,7 +225,7 @@ def decode_image(
 
     Raises:
         UnreadableImageError: If it is empty, truncated, of another format or has more
-            than ``MAX_PIXELS`` pixels.
+            pixels.
     """
     image_endings()  # loads the plugins
     formats = [kind for kind in FORMATS if kind in Image.OPEN]
@@ -230,7 +233,7 @@ def decode_image(
         if not content:
             raise ValueError('the file is empty')
         with Image.open(io.BytesIO(content), formats=formats) as picture:
-            return _upright_rgb(picture, background)
+            return _upright_rgb(picture, background, max_pixels)
     except UnidentifiedImageError as error:
         raise _unreadable(name, f'it is none of {", ".join(FORMATS)}') from error
     except MemoryError:
@@ -277,11 +280,16 @@ def _unreadable(name: str, reason: Exception | str) -> UnreadableImageError:
     )
 
 
-def _upright_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _upright_rgb(
+    picture: Image.Image,
+    background: tuple[int, int, int],
+    max_pixels: int | None = None,
+) -> Image.Image:
     width, height = picture.size
-    if not 0 < width * height <= MAX_PIXELS:
+    max_pixels = max_pixels or MAX_PIXELS
+    if not 0 < width * height <= max_pixels:
         raise ValueError(
-            f'it has {width}×{height} pixels, and 1 to {MAX_PIXELS:,} are read'
+            f'it has {width}×{height} pixels, and 1 to {max_pixels:,} are read'
         )
     picture.load()
     return to_rgb(ImageOps.exif_transpose(picture), background)

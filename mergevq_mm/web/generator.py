@@ -13,9 +13,14 @@ import torch
 from mergevq_mm.apis import GenerationInferencer
 
 from .drawing import draw_moment
-from .parts import SILENT, picture
+from .parts import picture, words_of
 from .streaming import Moment, stream_codes
+from .values import choice, number, whole
 
+CACHES = ('compressed', 'full')
+MAX_GUIDANCE = 10
+MAX_PAUSE = 200  # ms after a token; who waits for the tab waits for that, too
+MAX_SEED = 2**32 - 1
 FRAMES = 64  # of a sample, at most
 
 
@@ -41,10 +46,19 @@ def watch(
 
     Yields:
         tuple[np.ndarray, str]: The picture, and a sentence in Markdown.
+
+    Raises:
+        ValueError: If one of them is out of range; anybody may have written it.
     """
     from mergevq_mm.models.generators.generation_request import seeds_of
 
     model = generate.model
+    label = whole('Class', label, 0, model.num_classes - 1)
+    keep = choice('K', keep, list(model.keeps))
+    seed = whole('Seed', seed, 0, MAX_SEED)
+    guidance = number('Guidance', guidance, 1, MAX_GUIDANCE)
+    cache = choice('Cache', cache, CACHES)
+    pause = number('Pause', pause, 0, MAX_PAUSE)
     names = ('temperature', 'top_k', 'top_p', 'guidance_schedule')
     options = {k: v for k, v in model.sample_cfg.items() if k in names}
     sample_seed = seeds_of(seed, [label])[0]
@@ -99,26 +113,26 @@ def generator_tab(gr: Any, generate: GenerationInferencer) -> None:
         generate (GenerationInferencer): A MergeAR.
     """
     model = generate.model
-    keeps, number = list(model.keeps), model.num_classes
+    keeps, classes = list(model.keeps), model.num_classes
     default_keep = model.sample_cfg.get('keep', model.keep_sampler.target)
     guidance = model.sample_cfg.get('guidance', 1.0)
     guidance = guidance[0] if isinstance(guidance, (list, tuple)) else guidance
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
-            if number <= 100:
+            if classes <= 100:
                 label = gr.Dropdown(
-                    list(range(number)), value=0, label='Class', elem_id='class'
+                    list(range(classes)), value=0, label='Class', elem_id='class'
                 )
             else:
-                label = gr.Slider(0, number - 1, 0, step=1, label='Class')
+                label = gr.Slider(0, classes - 1, 0, step=1, label='Class')
             keep = gr.Dropdown(keeps, value=default_keep, label='K')
-            cache = gr.Radio(['compressed', 'full'], value='compressed', label='Cache')
+            cache = gr.Radio(list(CACHES), value=CACHES[0], label='Cache')
             seed = gr.Number(0, label='Seed', precision=0, minimum=0)
             with gr.Accordion('More', open=False):
-                scale = gr.Slider(1, 10, guidance, step=0.1, label='Guidance')
+                scale = gr.Slider(1, MAX_GUIDANCE, guidance, step=0.1, label='Guidance')
                 pause = gr.Slider(
                     0,
-                    200,
+                    MAX_PAUSE,
                     40,
                     step=10,
                     label='Pause after a token, ms',
@@ -133,11 +147,11 @@ def generator_tab(gr: Any, generate: GenerationInferencer) -> None:
                 elem_id='note',
             )
 
-    def show(*values: Any) -> Iterator[tuple[np.ndarray, str]]:
+    def show(*values: Any) -> Iterator[tuple[np.ndarray | None, str]]:
         try:
             yield from watch(generate, *values)
         except ValueError as error:
-            raise gr.Error(str(error)) from error
+            yield None, str(error)
 
     inputs = [label, keep, seed, scale, cache, pause]
     gr.on(
@@ -146,5 +160,5 @@ def generator_tab(gr: Any, generate: GenerationInferencer) -> None:
         inputs,
         [shown, note],
         trigger_mode='once',
-        **SILENT,
+        **words_of(gr).silent,
     )

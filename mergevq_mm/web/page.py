@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mergevq_mm.apis import GenerationInferencer, ReconstructionInferencer
 from mergevq_mm.apis.base_inferencer import least_keep
-from mergevq_mm.apis.image_inputs import list_inputs, read_pixels
 
+from . import offline
 from .generator import generator_tab
-from .offline import middleware
-from .parts import SILENT, picture
+from .guard import Guard
+from .parts import import_gradio, picture, words_of
 from .streaming import check_raster
+from .uploads import MAX_BYTES, ForeignFileError, files_of_page, read_upload
+from .values import whole
 
 if TYPE_CHECKING:
     import gradio
 
-CSS = """
-.gradio-container {max-width: 1180px !important; margin: auto !important}
-footer {display: none !important}
-#numbers table {width: 100%; margin: 0}
-#numbers table, #numbers tr, #numbers thead {border: 0 !important}
-#numbers th, #numbers td {border: 0; border-bottom: 1px solid #e2e8f0; text-align: left}
-#image img {width: 100%; height: 100%; object-fit: contain}
-#examples .grid-container {grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 6px}
-#examples .grid-container {grid-template-rows: none; grid-auto-rows: min-content}
-#examples .grid-container button {height: auto; aspect-ratio: 1}
-.shown .icon-button-wrapper {display: none}
-.heading p {font-weight: 600; margin: 0}
-"""
+MAX_WAITING = 64  # events of all visitors
 INTRODUCTION = """\
 # MergeVQ
 An image becomes a few tokens, each with a code of {bits} bits. Here you see which parts
@@ -61,19 +49,11 @@ def build_page(
     Raises:
         ValueError: If gradio is missing, or the generator fills no raster.
     """
-    gr = _gradio()
+    gr = import_gradio()
     if generate is not None:
         check_raster(generate.model)
-    # Fonts of the system: others would be fetched from the network.
-    theme = gr.themes.Soft(
-        primary_hue='indigo',
-        neutral_hue='slate',
-        font=[gr.themes.Font('system-ui'), gr.themes.Font('sans-serif')],
-        font_mono=[gr.themes.Font('ui-monospace'), gr.themes.Font('monospace')],
-    )
-    with gr.Blocks(
-        theme=theme, css=CSS, title='MergeVQ', analytics_enabled=False
-    ) as page:
+    words = words_of(gr)
+    with gr.Blocks(title='MergeVQ', analytics_enabled=False, **words.blocks) as page:
         bits = reconstruct.parts.quantizer.bits
         gr.Markdown(INTRODUCTION.format(bits=bits))
         with gr.Tab('Merge and reconstruct'):
@@ -81,41 +61,9 @@ def build_page(
         if generate is not None:
             with gr.Tab('Generate'):
                 generator_tab(gr, generate)
-        page.load(view, inputs, outputs, **SILENT)
+        page.load(view, inputs, outputs, **words.silent)
+    page.queue(max_size=MAX_WAITING)
     return page
-
-
-def serve(
-    tokenizer: Mapping[str, Any],
-    generator: Mapping[str, Any] | None = None,
-    examples: Sequence[Path] = (),
-    host: str = '127.0.0.1',
-    port: int = 7860,
-) -> None:
-    """Serve the page until it is interrupted.
-
-    Args:
-        tokenizer (Mapping): Arguments of :class:`ReconstructionInferencer`.
-        generator (Mapping, optional): Of :class:`GenerationInferencer`.
-        examples (Sequence[Path]): Images and folders to pick from.
-        host (str): Address to listen on. Defaults to '127.0.0.1', this machine alone.
-        port (int): Defaults to 7860.
-
-    Raises:
-        ValueError: If gradio is missing, the port is taken, or a model does not fit.
-    """
-    _gradio()  # an early error
-    pictures = []
-    if examples:
-        pictures = [read_pixels(item) for _, item in list_inputs(list(examples))[:24]]
-    reconstruct = ReconstructionInferencer(**tokenizer, show_progress=False)
-    generate = None
-    if generator is not None:
-        generate = GenerationInferencer(**generator, show_progress=False)
-    page = build_page(reconstruct, generate, pictures)
-    launch(page, host, port)
-    print(f'http://{host}:{port} (end with Ctrl-C)', flush=True)
-    page.block_thread()
 
 
 def launch(page: gradio.Blocks, host: str, port: int) -> None:
@@ -129,16 +77,22 @@ def launch(page: gradio.Blocks, host: str, port: int) -> None:
     Raises:
         ValueError: If the port is taken.
     """
+    gr = import_gradio()
+    from starlette.middleware import Middleware
+
+    guard = Middleware(Guard, host=host, fixed=files_of_page())
     try:
         page.launch(
             server_name=host,
             server_port=port,
             share=False,
-            show_api=False,
-            show_error=True,
+            # Of what we do not say ourselves, nothing is told: it may name files.
+            show_error=False,
+            max_file_size=MAX_BYTES,
             prevent_thread_lock=True,
             quiet=True,
-            app_kwargs={'middleware': middleware()},
+            app_kwargs={'middleware': [*offline.middleware(), guard]},
+            **words_of(gr).launch,
         )
     except OSError as error:
         raise ValueError(f'port={port} cannot be had ({error}); try another.') from None
@@ -220,20 +174,23 @@ def _tokenizer_tab(
                         shown.append(picture(gr, name, f'shown{number}'))
             numbers = gr.Markdown('Upload an image to begin.', elem_id='numbers')
 
-    def view(pixels: np.ndarray | None, tokens: int) -> tuple:
-        if pixels is None:
-            return None, None, None, 'Upload an image to begin.'
+    def view(payload: Any, tokens: Any) -> tuple:
         try:
-            return view_tokens(reconstruct, pixels, int(tokens))
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
+            pixels = read_upload(payload, reconstruct.preparation.background)
+            if pixels is None:
+                return None, None, None, 'Upload an image to begin.'
+            return view_tokens(reconstruct, pixels, whole('K', tokens, least, length))
+        except ForeignFileError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        except ValueError as error:  # and no pictures of another image or K beside it
+            return None, None, None, str(error)
 
     wiring = {
         'fn': view,
         'inputs': [image, keep],
         'outputs': [*shown, numbers],
         'trigger_mode': 'always_last',
-        **SILENT,
+        **words_of(gr).silent,
     }
     image.change(**wiring)
     keep.change(**wiring)
@@ -247,10 +204,10 @@ def _image_choice(gr: Any, examples: Sequence[np.ndarray]) -> Any:
         examples[0] if len(examples) else None,
         label='Your image',
         show_label=False,
-        type='numpy',
+        format='png',  # an example is to arrive as it is
         height=260,
-        show_fullscreen_button=False,
         elem_id='image',
+        **words_of(gr).bare,
     )
     if not len(examples):
         return image
@@ -264,25 +221,13 @@ def _image_choice(gr: Any, examples: Sequence[np.ndarray]) -> Any:
         allow_preview=False,
         object_fit='cover',
         elem_id='examples',
+        **words_of(gr).bare,
     )
 
     def pick(event: gr.SelectData) -> np.ndarray:
-        return examples[event.index]
+        return examples[whole('number', event.index, 0, len(examples) - 1)]
 
     # Gradio looks at real annotations, not at their text.
     pick.__annotations__['event'] = gr.SelectData
-    gallery.select(pick, None, image, **SILENT)
+    gallery.select(pick, None, image, **words_of(gr).silent)
     return image
-
-
-def _gradio() -> Any:
-    """The package gradio, told to stay off the network."""
-    os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-    os.environ.setdefault('HF_HUB_OFFLINE', '1')
-    try:
-        import gradio
-    except ImportError as error:
-        raise ValueError(
-            f'The page needs the package gradio ({error}): pip install mergevq_mm[web].'
-        ) from error
-    return gradio

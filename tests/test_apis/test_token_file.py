@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import time
+import tracemalloc
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergevq_mm.apis import token_file
-from mergevq_mm.apis.token_file import TokenFile, pack, pack_map, unpack, unpack_map
+from mergevq_mm.apis.token_file import (
+    MAX_BYTES,
+    MAX_POSITIONS,
+    TokenFile,
+    pack,
+    pack_map,
+    read_token_file,
+    unpack,
+    unpack_map,
+)
 from mergevq_mm.models.utils.group_map import raster_order
 
 PRINT = '00ff' * 16
@@ -115,3 +129,188 @@ def test_what_is_refused() -> None:
         pack(TokenFile(np.array([1, 2]), np.array([0, 1]), (1, 3), 4, PRINT))
     with pytest.raises(ValueError, match='not numbered by first raster occurrence'):
         pack_map(np.array([1, 0, 0]))
+
+
+# ---------------------------------------------------------------- files that attack
+
+
+def forged(
+    rows: int,
+    columns: int,
+    keep: int,
+    flags: int,
+    bits: int = 18,
+    packed: bytes = b'',
+    codes: bytes | None = None,
+    map_bytes: int | None = None,
+) -> bytes:
+    """A file with a right checksum that says what it likes."""
+    codes = bytes(min((keep * bits + 7) // 8, 999)) if codes is None else codes
+    header = token_file._HEADER.pack(
+        token_file.MAGIC,
+        token_file.VERSION,
+        bits,
+        flags,
+        rows,
+        columns,
+        keep,
+        len(packed) if map_bytes is None else map_bytes,
+        bytes.fromhex(PRINT)[:16],
+    )
+    content = header + codes + packed
+    return content + token_file._CHECK.pack(zlib.crc32(content))
+
+
+def test_forged_files_are_what_they_claim_to_be() -> None:
+    """Without a lie the helper writes what `pack` does."""
+    tokens = _example()
+    codes = token_file.pack_codes(tokens.index, 18)
+    content = forged(3, 4, 5, 1, 18, pack_map(tokens.group), codes)
+    assert content == pack(tokens)
+
+
+@pytest.mark.parametrize(
+    ('content', 'match'),
+    [
+        (forged(65535, 65535, 1, 0), 'grid of 65535x65535, where .* 1 to 8,192 pos'),
+        (forged(65535, 65535, 2**32 - 1, 1), 'grid of 65535x65535'),
+        (forged(8193, 1, 1, 0), 'grid of 8193x1'),
+        (forged(3000, 3000, 1, 1), 'grid of 3000x3000'),
+        (forged(0, 8, 16, 0), 'grid of 0x8'),
+        (forged(8, 0, 16, 1), 'grid of 8x0'),
+        (forged(0, 0, 0, 1), 'grid of 0x0'),
+        (forged(8, 8, 0, 0), '0 tokens for 64 positions, where there are 1 to 64'),
+        (forged(8, 8, 0, 1), '0 tokens for 64 positions'),
+        (forged(8, 8, 65, 0), '65 tokens for 64 positions'),
+        (forged(8, 8, 2**32 - 1, 1), '4294967295 tokens for 64 positions'),
+        (forged(8, 8, 16, 0, 0), 'codes of 0 bits, where tokenizers have 1 to 24'),
+        (forged(8, 8, 16, 0, 25), 'codes of 25 bits'),
+        (forged(8, 8, 16, 1, 255), 'codes of 255 bits'),
+        # The map: too short, too long, a number too large, unasked for, not said.
+        (forged(8, 8, 16, 1), 'not what its own tokens make'),
+        (forged(8, 8, 16, 1, packed=bytes(60)), 'not what its own tokens make'),
+        (forged(8, 8, 1, 1, packed=b'\x01'), 'not what its own tokens make'),
+        (forged(2, 2, 2, 1, packed=b'\xff'), 'not what its own tokens make'),
+        (forged(2, 2, 2, 0, packed=b'\x00'), 'not what its own tokens make'),
+        (forged(2, 2, 2, 1, map_bytes=1), 'is damaged; encode the image again'),
+        (forged(8, 8, 16, 1, map_bytes=2**32 - 1), 'is damaged'),
+        (forged(8, 8, 16, 0, codes=b''), 'is damaged'),
+        # Flags of no meaning; bits that no code uses.
+        (forged(8, 8, 16, 2), 'not what its own tokens make: flags, unused bits'),
+        (forged(1, 1, 1, 0, 1, codes=b'\x02'), 'not what its own tokens make'),
+        (forged(1, 1, 1, 0, codes=bytes(MAX_BYTES)), 'is damaged'),
+    ],
+)
+def test_sizes_are_checked_before_anything_is_made(content: bytes, match: str) -> None:
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(
+        ValueError, match=f'^"x" (has a|has|is) ?.*{match}|^"x" {match}'
+    ):
+        unpack(content, '"x"')
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23 and time.perf_counter() - start < 2
+
+
+def test_the_largest_file() -> None:
+    """Within the limits everything is read, in a moment."""
+    rng = np.random.default_rng(0)
+    for keep in (1, MAX_POSITIONS // 2, MAX_POSITIONS):
+        raw = np.concatenate([np.arange(keep), rng.integers(0, keep, 8192 - keep)])
+        group = raster_order(torch.from_numpy(rng.permutation(raw))[None], keep)[0][0]
+        index = rng.integers(0, 2**24, keep)
+        content = pack(TokenFile(index, group.numpy(), (64, 128), 24, PRINT))
+        assert len(content) <= MAX_BYTES
+        start = time.perf_counter()
+        assert unpack(content).group.tolist() == group.tolist()
+        assert time.perf_counter() - start < 2
+
+
+def _read(content: bytes) -> None:
+    """Read it, or be told in a sentence of ours what is wrong."""
+    try:
+        tokens = unpack(content, '"x"')
+    except ValueError as error:
+        assert str(error).startswith('"x" '), error
+    else:
+        assert pack(tokens) == content
+
+
+_NUMBER = st.one_of(st.integers(0, 12), st.sampled_from([63, 64, 65, 255, 65535]))
+_HEADERS = st.tuples(
+    _NUMBER,
+    _NUMBER,
+    st.one_of(_NUMBER, st.sampled_from([8192, 2**31, 2**32 - 1])),
+    st.integers(0, 3),
+    st.integers(0, 30) | st.just(255),
+    st.binary(max_size=40),
+)
+
+
+@settings(max_examples=300, deadline=2000)
+@given(_HEADERS, st.none() | st.binary(max_size=40))
+def test_any_header_with_a_right_checksum(header: tuple, codes: bytes | None) -> None:
+    _read(forged(*header, codes))
+
+
+@settings(max_examples=300, deadline=2000)
+@given(st.data())
+def test_any_damage_with_a_right_checksum(data: st.DataObject) -> None:
+    """Bits flipped, bytes cut off, put in or doubled, and the checksum made anew."""
+    body = bytearray(pack(_example(data.draw(st.integers(1, 12)), bits=7))[:-4])
+    place = data.draw(st.integers(0, len(body) - 1))
+    kind = data.draw(st.sampled_from(['flip', 'cut', 'insert', 'double', 'nothing']))
+    if kind == 'flip':
+        body[place] ^= data.draw(st.integers(1, 255))
+    elif kind == 'cut':
+        del body[place:]
+    elif kind == 'insert':
+        body[place:place] = data.draw(st.binary(min_size=1, max_size=9))
+    elif kind == 'double':
+        body += body[place:]
+    _read(bytes(body) + token_file._CHECK.pack(zlib.crc32(body)))
+
+
+@settings(max_examples=100, deadline=2000)
+@given(st.binary(max_size=90))
+def test_any_bytes(content: bytes) -> None:
+    _read(content)
+    _read(token_file.MAGIC + b'\x01' + content)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    pipe, large = tmp_path / 'pipe.mvq', tmp_path / 'large.mvq'
+    os.mkfifo(pipe)
+    with open(large, 'wb') as file:
+        file.write(pack(_example()))
+        file.truncate(2**33)  # a hole of 8 GiB
+    for path, match in (
+        (pipe, 'pipe.mvq" cannot be read .*give a file that the encode'),
+        (tmp_path, 'cannot be read'),
+        (tmp_path / 'none.mvq', 'none.mvq" cannot be read'),
+        ('a\0b', 'cannot be read'),
+        (large, 'large.mvq" is damaged'),
+    ):
+        with pytest.raises(ValueError, match=match):
+            read_token_file(path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'match'),
+    [
+        (dict(index=np.array([], dtype=int)), '0 tokens for 12 positions'),
+        (dict(index=np.zeros((5, 1), dtype=int)), r'index of shape \(5, 1\)'),
+        (dict(index=np.zeros(5)), 'type float64 is not the codes'),
+        (dict(index=np.array([-1, 0, 0, 0, 0])), 'outside of the 18 bits'),
+        (dict(index=np.zeros(13, dtype=int), group=None), '13 tokens for 12 positions'),
+        (dict(group=np.array([], dtype=int)), r'group of shape \(0,\)'),
+        (dict(group=np.zeros((3, 4), dtype=int)), r'group of shape \(3, 4\)'),
+        (dict(grid=(0, 4)), 'The image has a grid of 0x4'),
+        (dict(grid=(100, 100)), 'encode an image of so many'),
+        (dict(bits=25), 'codes of 25 bits'),
+    ],
+)
+def test_what_is_not_written(change: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        pack(TokenFile(**{**vars(_example()), **change}))

@@ -234,6 +234,12 @@ def test_refuses_images_and_codes_that_do_not_fit(tokenizer):
     codes = torch.zeros(1, 9, dtype=torch.int64)
     with pytest.raises(ValueError, match='index of 9 codes .* grid of 4x4; give 16'):
         tokenizer.decode(codes)
+    with pytest.raises(ValueError, match='in .0, 64. .* are not those of 64 codes'):
+        tokenizer.decode(codes.index_fill(1, torch.tensor([3]), 64), complete=False)
+    for shape in ((16,), (1, 17), (1, 0), (1, 4, 4)):
+        wrong = torch.zeros(shape, dtype=torch.int64)
+        with pytest.raises(ValueError, match='K from 1 to the 16 positions'):
+            tokenizer.decode(wrong, complete=False)
     unlearned = model_cfg(neck=dict(type='mergevq_mm.GroupMapRecovery'))
     with pytest.raises(ValueError, match='complete=False .*SourceRecovery'):
         FrozenTokenizer(unlearned, random_init=True).decode(codes, complete=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,53 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_mergevq as tiny
-import torch
 from PIL import Image
-from test_streaming import build_mergear
 
-from mergevq_mm.apis import GenerationInferencer, ReconstructionInferencer
+from mergevq_mm.apis import ReconstructionInferencer
 from mergevq_mm.web import build_page, offline
-from mergevq_mm.web.page import launch, view_tokens
+from mergevq_mm.web.page import view_tokens
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 WAIT = 30_000  # ms, for busy machines
 
 
-def _free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(('127.0.0.1', 0))
-        return bound.getsockname()[1]
-
-
-@pytest.fixture(scope='module')
-def reconstruct() -> ReconstructionInferencer:
-    torch.manual_seed(0)
-    return ReconstructionInferencer(
-        tiny.build_model().eval(), device='cpu', show_progress=False
-    )
-
-
-@pytest.fixture(scope='module')
-def address(
-    reconstruct: ReconstructionInferencer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    pytest.importorskip('gradio', reason='needs gradio, the extra web')
-    if CHROMIUM is None:
-        pytest.skip('needs chromium: apt-get install chromium')
-    generator = build_mergear(tmp_path_factory.mktemp('mergear'))
-    generate = GenerationInferencer(generator, device='cpu', show_progress=False)
-    rng = np.random.default_rng(0)
-    examples = [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(3)]
-    served = build_page(reconstruct, generate, examples)
-    port = _free_port()
-    launch(served, '127.0.0.1', port)
-    yield f'http://127.0.0.1:{port}'
-    served.close()
-
-
 @pytest.fixture
 def tab(address: str) -> Iterator[Any]:
     """A browser that can reach this machine alone, and what it asked others for."""
+    if CHROMIUM is None:
+        pytest.skip('needs chromium: apt-get install chromium')
     pytest.importorskip('playwright', reason='needs playwright')
     from playwright.sync_api import sync_playwright
 
@@ -114,6 +82,18 @@ def test_merge_and_upload(tab: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_cannot_be_read_clears_the_pictures(tab: Any, tmp_path: Path) -> None:
+    _wait(tab, '#numbers', 'of 16')
+    tab.locator('#image .icon-button-wrapper button').last.click()
+    _wait(tab, '#numbers', 'Upload an image')
+    path = tmp_path / 'cat.jpg'
+    path.write_text('%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\nshowpage\n')
+    tab.set_input_files('#image input[type=file]', str(path))
+    assert 'it is none of JPEG' in _wait(tab, '#numbers', 'cannot be read')
+    assert tab.locator('#shown2 img').count() == 0
+
+
+@pytest.mark.slow
 def test_watch_a_sample(tab: Any) -> None:
     tab.get_by_role('tab', name='Generate').click()
     tab.click('#draw')
@@ -123,6 +103,12 @@ def test_watch_a_sample(tab: Any) -> None:
     assert 'in 16 tokens' in text
     # The last picture, once the browser has loaded it.
     tab.wait_for_function("document.querySelector('#drawn img').naturalWidth > 3 * 320")
+
+
+def test_a_page_where_a_loop_has_ended(reconstruct: ReconstructionInferencer) -> None:
+    pytest.importorskip('gradio', reason='needs gradio, the extra web')
+    asyncio.run(asyncio.sleep(0))
+    assert build_page(reconstruct)._queue.pending_message_lock is not None
 
 
 def test_what_the_first_tab_shows(reconstruct: ReconstructionInferencer) -> None:
@@ -138,8 +124,6 @@ def test_what_the_first_tab_shows(reconstruct: ReconstructionInferencer) -> None
 
 
 def test_policy_names_this_machine_alone() -> None:
-    import asyncio
-
     sent = []
 
     async def app(scope: dict, receive: Any, send: Any) -> None:

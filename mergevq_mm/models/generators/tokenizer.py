@@ -153,10 +153,16 @@ class FrozenTokenizer(FrozenModel):
             Tensor: B×3×H×W, nominally in [-1, 1], not clipped.
 
         Raises:
-            ValueError: If a complete raster lacks codes, or an incomplete one meets a
-                tokenizer that cannot predict the source map.
+            ValueError: If a complete raster lacks codes, an incomplete one has more
+                than positions or meets a tokenizer that cannot predict the source map,
+                or a code is out of range.
         """
         rows, columns = grid = self.grid if grid is None else tuple(grid)
+        if index.ndim != 2 or not 1 <= index.shape[1] <= rows * columns:
+            raise ValueError(
+                f'index of shape {tuple(index.shape)} is not the codes of images; give '
+                f'BxK, with K from 1 to the {rows * columns} positions of the grid.'
+            )
         if complete and index.shape[1] != rows * columns:
             raise ValueError(
                 f'index of {index.shape[1]} codes does not fill a grid of '
