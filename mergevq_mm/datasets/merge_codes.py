@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from mergevq_mm.registry import DATASETS, MODELS
 
-from .codes import check_shard, open_array, read_header
+from .codes import check_meaning, check_shard, open_array, read_header
 
 
 @DATASETS.register_module()
@@ -42,7 +42,8 @@ class MergeVQCodes(Dataset):
 
     Raises:
         ValueError: If the folder holds no codes, half of them, none of this K or
-            flip, or those of another tokenizer; or if an index is out of range.
+            flip, or those of another tokenizer; if an index is out of range; or (when
+            a sample is read) if a code is.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class MergeVQCodes(Dataset):
     ) -> None:
         self.root = os.fspath(root)
         self.header = header = read_header(root)
+        check_meaning(header, f'root="{self.root}"')
         if tokenizer is not None:
             if isinstance(tokenizer, Mapping):
                 tokenizer = MODELS.build(dict(tokenizer))
@@ -122,8 +124,16 @@ class MergeVQCodes(Dataset):
             array = open_array(self.root, self.header, shard, name)
             self._arrays[shard, name] = array
         array = self._arrays[shard, name]
-        row = array[number - self._ends[shard] + len(array), flip]
-        return torch.from_numpy(row.astype(np.int64))
+        row = array[number - self._ends[shard] + len(array), flip].astype(np.int64)
+        kind, _, keep = name.partition('_K')
+        limit = 2**self.header.bits if kind == 'index' else int(keep)
+        if row.min() < 0 or row.max() >= limit:
+            raise ValueError(
+                f'root="{self.root}": {name} of sample {number} holds values from '
+                f'{row.min()} to {row.max()}, outside of [0, {limit}); extract the '
+                'codes anew.'
+            )
+        return torch.from_numpy(row)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the mapped files out: each process maps its own."""
