@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from extract_codes import dataset_config, progress
@@ -153,7 +153,8 @@ def extract(
         args (Namespace): With ``checkpoint`` and the flags of :func:`add_arguments`.
 
     Returns:
-        dict[str, np.ndarray]: Arrays by name, ``label`` and ``path``.
+        dict[str, np.ndarray]: Arrays by name, ``label``, ``path`` and ``classes``, the
+        names of all classes (empty where the data set has none).
     """
     from mergevq_mm.evaluation.features import collect_features, load_token_features
 
@@ -162,7 +163,36 @@ def extract(
     )
     loader = loader_of(cfg, split, args)
     with progress(len(loader.dataset)) as advance:
-        return collect_features(model, loader, preprocessor, advance)
+        rows = collect_features(model, loader, preprocessor, advance)
+    rows['classes'] = np.array(loader.dataset.metainfo.get('classes') or (), dtype=str)
+    return rows
+
+
+def check_labels(train: Mapping[str, Any], val: Mapping[str, Any]) -> None:
+    """Refuse features whose labels cannot be compared.
+
+    Args:
+        train (Mapping[str, Any]): Of the images that are learnt from, as
+            :func:`extract` returns them; files of old versions lack ``classes``.
+        val (Mapping[str, Any]): Of those that are judged.
+
+    Raises:
+        ValueError: If images have no label, or the classes have other numbers.
+    """
+    from mergevq_mm.datasets.class_numbers import check_same_classes
+
+    for name, rows in (('training', train), ('held-out', val)):
+        if rows['label'].min() < 0:
+            raise ValueError(
+                f'the {name} images have no labels; choose a split with labels.'
+            )
+    check_same_classes(
+        {
+            'the training images': train.get('classes', ()),
+            'the held-out images': val.get('classes', ()),
+        },
+        'give both sets the same metainfo=dict(classes=[…]), or one data_root.',
+    )
 
 
 def guarded(work: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ labels is wrong without a word.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -201,23 +202,26 @@ def check_same_classes(
 ) -> None:
     """Refuse data sets that are used together and number their classes differently.
 
+    Data sets that share no name, such as folders and words for them, are not compared,
+    and one may lack classes at the end.
+
     Args:
         classes (Mapping[str, Sequence[str] | None]): Name of a data set to the names of
             its classes; None where they are not known.
         remedy (str): What to do, a sentence.
 
     Raises:
-        ValueError: If two of them differ.
+        ValueError: If a number is that of different classes.
     """
-    known = [(name, list(value)) for name, value in classes.items() if value]
-    for (first, one), (second, other) in zip(known, known[1:]):
-        if one != other:
-            at = next(
-                (i for i, pair in enumerate(zip(one, other)) if pair[0] != pair[1]),
-                min(len(one), len(other)),
-            )
-            is_named = [repr(v[at]) if at < len(v) else 'missing' for v in (one, other)]
-            raise ValueError(
-                f'class {at} is {is_named[0]} in {first} and {is_named[1]} in '
-                f'{second}; {remedy}'
-            )
+    named = [
+        (name, list(value)) for name, value in classes.items() if value is not None
+    ]
+    for (first, one), (second, other) in itertools.combinations(named, 2):
+        if not set(one) & set(other):
+            continue
+        for number, (name, another) in enumerate(zip(one, other)):
+            if name != another:
+                raise ValueError(
+                    f'class {number} is {str(name)!r} in {first} and {str(another)!r} '
+                    f'in {second}; {remedy}'
+                )

@@ -142,11 +142,11 @@ def test_packed_order_is_the_folders(tmp_path: Path) -> None:
 
 
 def test_same_classes() -> None:
-    check_same_classes({'one': ['a', 'b'], 'two': None, 'three': ('a', 'b')}, 'Stop.')
-    with pytest.raises(ValueError, match="class 1 is 'b' in one and 'c' in two; Stop"):
-        check_same_classes({'one': ['a', 'b', 'c'], 'two': ['a', 'c']}, 'Stop.')
-    with pytest.raises(ValueError, match="class 1 is 'b' in one and missing in two"):
-        check_same_classes({'one': ['a', 'b'], 'two': ['a']}, 'Stop.')
+    sets = {'one': ['a', 'b'], 'two': None, 'three': ('a', 'b', 'c'), 'four': ()}
+    check_same_classes({**sets, 'five': ('ant', 'bee')}, 'Stop.')
+    for other in (['a', 'c'], ['a', 'd'], ['b', 'a', 'c']):
+        with pytest.raises(ValueError, match='class . is .* in one and .* in two; St'):
+            check_same_classes({'one': ['a', 'b', 'c'], 'two': other}, 'Stop.')
 
 
 def test_config_of_the_readme(tmp_path: Path) -> None:

@@ -25,7 +25,14 @@ from common import Report, run_main
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from extract_features import FEATURES, add_arguments, extract, keep_of, read_config
+from extract_features import (
+    FEATURES,
+    add_arguments,
+    check_labels,
+    extract,
+    keep_of,
+    read_config,
+)
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -102,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     args = parse_args(argv)
     train, val = feature_sets(args)
+    check_labels(train, val)
     columns = {'feature': 'feature', 'width': 'width|d'}
     columns |= {str(k): f'k = {k} (%)|.2f' for k in args.k}
     if args.probe:
