@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mergevq_mm.registry import DATASETS, METRICS, MODELS
+from mergevq_mm.utils.checkpoint_file import fetch_file
 from mergevq_mm.utils.fileio import write_atomically
 
 from ..feature_extractors import FeatureExtractor
@@ -27,6 +29,8 @@ from ..functional import gaussian_distance, gaussian_moments
 from .generation import GenerationMetric
 
 Moments = tuple[np.ndarray, np.ndarray]
+# What numpy raises at a file that is no .npz, or not the right one.
+DAMAGED = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 @METRICS.register_module()
@@ -49,15 +53,20 @@ class GenerationFrechet(GenerationMetric):
             data set. Defaults to -1, all.
         real_stats (str, optional): File (.npz) to keep mean and covariance of the real
             features in, or to take them from. Defaults to None.
+        statistics (str, optional): Path or URL of published statistics of real images,
+            in place of those of the loader: an .npz with ``mu`` and ``sigma``, as the
+            ADM suite has it. Only their number of features can be checked. Defaults to
+            None.
         reference (dict, optional): Config of a data set, such as the training images:
             the distance of (at most ``fake_nums`` of) its images, what a generator that
             repeats them would reach. Defaults to None.
         **kwargs (Any): See :class:`GenerationMetric`.
 
     Raises:
-        FileNotFoundError: If a local file of weights in ``extractor`` is not there.
+        FileNotFoundError: If a local file of weights in ``extractor`` is not there, or
+            ``statistics`` is not there or cannot be fetched.
         ValueError: If ``extractor`` is no feature extractor, there are too few images,
-            or ``real_stats`` holds the statistics of something else.
+            or ``real_stats`` or ``statistics`` hold those of something else.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class GenerationFrechet(GenerationMetric):
         fake_nums: int,
         real_nums: int = -1,
         real_stats: str | None = None,
+        statistics: str | None = None,
         reference: dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -86,6 +96,13 @@ class GenerationFrechet(GenerationMetric):
         self.real_nums = real_nums
         self.real_stats, self.reference = real_stats, reference
         self.protocol: dict[str, Any] = {}
+        if statistics is not None and real_stats is not None:
+            raise ValueError(
+                f'real_stats={real_stats!r} and statistics={statistics!r} both stand '
+                'for the real images; give one of them.'
+            )
+        self.statistics = statistics
+        self._published = None if statistics is None else read_published(statistics)
         self._real: Moments | None = None
         self._reference: float | None = None
 
@@ -97,6 +114,19 @@ class GenerationFrechet(GenerationMetric):
             dataloader (DataLoader): Of the real images.
         """
         self.extractor.to(module.data_preprocessor.device)
+        if self._published is None:
+            self._prepare_real(module, dataloader)
+        else:
+            self._prepare_published(module.data_preprocessor.device)
+        if self.reference is not None:
+            others = DATASETS.build(self.reference)
+            number = min(len(others), self.fake_nums)
+            moments = self._moments(others, number, module, dataloader)
+            if is_main_process():
+                self._reference = gaussian_distance(*self._real, *moments)
+
+    def _prepare_real(self, module: BaseModel, dataloader: DataLoader) -> None:
+        """Statistics of the images of the loader, computed or read."""
         dataset = dataloader.dataset
         number = len(dataset) if self.real_nums == -1 else self.real_nums
         if number > len(dataset):
@@ -115,12 +145,20 @@ class GenerationFrechet(GenerationMetric):
             print_log('Features of the real images …', 'current')
             self._real = self._moments(dataset, number, module, dataloader)
             self._write_stats(described)
-        if self.reference is not None:
-            others = DATASETS.build(self.reference)
-            number = min(len(others), self.fake_nums)
-            moments = self._moments(others, number, module, dataloader)
-            if is_main_process():
-                self._reference = gaussian_distance(*self._real, *moments)
+
+    @torch.no_grad()
+    def _prepare_published(self, device: torch.device) -> None:
+        """Published statistics, compared with the extractor before any image."""
+        width = self.extractor(torch.zeros(1, 3, 64, 64, device=device)).shape[1]
+        self._real = self._published
+        found = len(self._real[0])
+        if found != width:
+            raise ValueError(
+                f'statistics={self.statistics!r} are of {found} features, but the '
+                f'extractor has {width}; give those of the same network.'
+            )
+        name = os.path.basename(self.statistics)
+        self.protocol = {**self.extractor.protocol(), 'real': f'statistics {name}'}
 
     @torch.no_grad()
     def measure(self, samples: Sequence[Mapping]) -> list[np.ndarray]:
@@ -155,11 +193,20 @@ class GenerationFrechet(GenerationMetric):
                 'equally many images.',
                 'current',
             )
-        distance = gaussian_distance(*self._real, *gaussian_moments(features))
-        values = {'frechet': distance}
+        values = self.compare(*self._real, *gaussian_moments(features))
         if self._reference is not None:
             values['frechet_reference'] = self._reference
         return values
+
+    def compare(
+        self,
+        mean_a: np.ndarray,
+        cov_a: np.ndarray,
+        mean_b: np.ndarray,
+        cov_b: np.ndarray,
+    ) -> dict[str, float]:
+        """Named distances between the Gaussians of real and generated images."""
+        return {'frechet': gaussian_distance(mean_a, cov_a, mean_b, cov_b)}
 
     # ------------------------------------------------------------------- real images
 
@@ -198,9 +245,15 @@ class GenerationFrechet(GenerationMetric):
         """Statistics from the file, if it is there and of the same images."""
         if self.real_stats is None or not os.path.isfile(self.real_stats):
             return None
-        with np.load(self.real_stats) as stored:
-            found = json.loads(str(stored['protocol']))
-            moments = stored['mean'], stored['cov']
+        try:
+            with np.load(self.real_stats, allow_pickle=False) as stored:
+                found = json.loads(str(stored['protocol']))
+                moments = stored['mean'], stored['cov']
+        except DAMAGED as error:
+            raise ValueError(
+                f'real_stats={self.real_stats!r} holds no statistics of this metric '
+                f'({type(error).__name__}); delete the file or name another one.'
+            ) from error
         wanted = json.loads(json.dumps(described))
         differ = [k for k in wanted if found.get(k) != wanted[k]]
         if differ:
@@ -223,7 +276,10 @@ class GenerationFrechet(GenerationMetric):
 
 
 def describe_dataset(dataset: Dataset) -> str:
-    """Name a data set by type, folder, number of images and a digest of its pipeline.
+    """Name a data set by type, folder, number of images, and a digest.
+
+    The digest is of the pipeline, and of the images' paths and classes where the data
+    set lists them: other images in the same folder are other data.
 
     Args:
         dataset (Dataset): For example ``mergevq_mm.ImageFolder``.
@@ -233,6 +289,40 @@ def describe_dataset(dataset: Dataset) -> str:
     """
     parts = [getattr(dataset, name, '') or '' for name in ('data_root', 'split')]
     where = os.path.join(*map(str, parts)).rstrip('/')
-    pipeline = repr(getattr(dataset, 'pipeline', None))
-    digest = hashlib.sha256(pipeline.encode()).hexdigest()[:8]
-    return f'{type(dataset).__name__}({where}, {len(dataset)}, {digest})'
+    digest = hashlib.sha256(repr(getattr(dataset, 'pipeline', None)).encode())
+    for i in range(len(dataset) if hasattr(dataset, 'get_data_info') else 0):
+        info = dataset.get_data_info(i)
+        path = os.path.relpath(info.get('img_path', '.'), parts[0] or '.')
+        digest.update(f'{path}\n{info.get("gt_label")}\n'.encode())
+    short = digest.hexdigest()[:8]
+    return f'{type(dataset).__name__}({where}, {len(dataset)}, {short})'
+
+
+def read_published(file: str) -> Moments:
+    """Read statistics of real images that somebody has published.
+
+    Args:
+        file (str): Path or URL of an .npz with ``mu``, D, and ``sigma``, D×D.
+
+    Returns:
+        Moments: Mean and covariance.
+
+    Raises:
+        FileNotFoundError: If it is not there or cannot be fetched.
+        ValueError: If it holds something else.
+    """
+    path = fetch_file(file)
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            mean, cov = (stored[name].astype(np.float64) for name in ('mu', 'sigma'))
+    except DAMAGED as error:
+        raise ValueError(
+            f'statistics={file!r} is no .npz with mu and sigma ({error}); give one '
+            'such as the reference batches of the ADM suite.'
+        ) from error
+    if mean.ndim != 1 or cov.shape != (len(mean),) * 2 or not np.isfinite(cov).all():
+        raise ValueError(
+            f'statistics={file!r} holds mu {mean.shape} and sigma {cov.shape}; '
+            'expected are D and D×D finite numbers.'
+        )
+    return mean, cov
