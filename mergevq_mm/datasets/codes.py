@@ -17,7 +17,6 @@ renamed when it is on the disk, so a folder of the right name is complete.
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -163,44 +162,6 @@ def read_header(root: str | os.PathLike) -> CodesHeader:
             f'not {header.samples}; {remedy}'
         )
     return header
-
-
-def check_meaning(header: CodesHeader, name: str) -> None:
-    """Refuse a header whose numbers contradict each other.
-
-    Args:
-        header (CodesHeader): Of :func:`read_header`.
-        name (str): What to call it in the message.
-
-    Raises:
-        ValueError: At the first contradiction.
-    """
-    length, keeps = math.prod(header.grid), header.keeps
-    rules = {
-        f'bits={header.bits} is not in [1, 30]': 1 <= header.bits <= 30,
-        f'split={header.split} does not divide {header.bits} bits': (
-            min(header.split, default=0) > 0 and sum(header.split) == header.bits
-        ),
-        f'grid={header.grid} is no raster': (
-            len(header.grid) == 2 and min(header.grid) > 0 and length <= 2**16
-        ),
-        f'keeps={keeps} are not numbers from 1 to {length}, ascending': (
-            bool(keeps)
-            and list(keeps) == sorted(set(keeps))
-            and 1 <= keeps[0] <= keeps[-1] <= length
-        ),
-        f'flips={header.flips} is neither 1 nor 2': header.flips in (1, 2),
-        'there is no class': len(header.classes) > 0,
-        f'samples={header.samples} of {len(header.shards)} shards': (
-            header.samples > 0 and all(s['samples'] > 0 for s in header.shards)
-        ),
-    }
-    for problem, fine in rules.items():
-        if not fine:
-            raise ValueError(
-                f'{name}: {HEADER} contradicts itself: {problem}; extract the codes '
-                'anew (tools/extract_codes.py).'
-            )
 
 
 def check_shard(root: str | os.PathLike, shard: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from mergevq_mm.registry import DATASETS, MODELS
 
-from .codes import check_meaning, check_shard, open_array, read_header
+from .codes import check_shard, open_array, read_header
 
 
 @DATASETS.register_module()
@@ -57,7 +57,6 @@ class MergeVQCodes(Dataset):
     ) -> None:
         self.root = os.fspath(root)
         self.header = header = read_header(root)
-        check_meaning(header, f'root="{self.root}"')
         if tokenizer is not None:
             if isinstance(tokenizer, Mapping):
                 tokenizer = MODELS.build(dict(tokenizer))

@@ -12,8 +12,6 @@ import numpy as np
 
 from mergevq_mm.utils.fileio import write_atomically
 
-TEXTS = ('path', 'classes')  # rows of text
-
 
 def write_features(
     file: str | os.PathLike,
@@ -22,9 +20,8 @@ def write_features(
 ) -> None:
     """Write what :func:`collect_features` returns.
 
-    A ``.safetensors`` file keeps texts (paths, names of classes) and metadata as JSON
-    in its header; an ``.npz`` file keeps them as arrays of text. Neither needs pickle
-    to be read.
+    A ``.safetensors`` file keeps paths and metadata as JSON in its header; an ``.npz``
+    file keeps them as arrays of text. Neither needs pickle to be read.
 
     Args:
         file (str | PathLike): ``.safetensors`` or ``.npz``; written whole or not at
@@ -47,10 +44,9 @@ def write_features(
         arrays = {
             name: np.ascontiguousarray(value)
             for name, value in rows.items()
-            if name not in TEXTS
+            if name != 'path'
         }
-        for name in TEXTS:
-            metadata[name] = json.dumps([str(item) for item in rows.get(name, ())])
+        metadata['path'] = json.dumps([str(item) for item in rows.get('path', ())])
         content = save(arrays, metadata)
     write_atomically(content, path)
 
@@ -86,8 +82,7 @@ def read_features(
         with safe_open(path, 'numpy') as content:
             metadata = dict(content.metadata() or {})
             rows = {name: content.get_tensor(name) for name in content.keys()}
-        for name in TEXTS:
-            rows[name] = np.array(json.loads(metadata.pop(name, '[]')), dtype=str)
+        rows['path'] = np.array(json.loads(metadata.pop('path', '[]')))
     if 'label' not in rows:
         raise ValueError(
             f'"{path}" holds {sorted(rows)} but no "label"; give a file of '

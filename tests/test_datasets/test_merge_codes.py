@@ -347,32 +347,6 @@ def test_a_full_disk_ends_the_shard_with_a_sentence(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        (dict(bits=5), r'split=\(2, 4\) does not divide 5 bits'),
-        (dict(bits=40, split=[40]), 'bits=40'),
-        (dict(split=[0, 6]), 'split'),
-        (dict(grid=[6]), 'grid'),
-        (dict(grid=[-2, -3]), 'grid'),
-        (dict(keeps=[6, 4]), 'keeps'),
-        (dict(keeps=[0, 4]), 'keeps'),
-        (dict(keeps=[4, 7]), r'keeps=\(4, 7\) are not numbers from 1 to 6'),
-        (dict(keeps=[]), 'keeps'),
-        (dict(flips=3), 'flips=3'),
-        (dict(classes=[]), 'no class'),
-    ],
-)
-def test_a_header_that_contradicts_itself(
-    change: dict, message: str, tmp_path: Path
-) -> None:
-    root = write(tmp_path / 'codes')
-    header = json.loads((root / 'codes.json').read_text())
-    (root / 'codes.json').write_text(json.dumps({**header, **change}))
-    with pytest.raises(ValueError, match=message):
-        MergeVQCodes(root)
-
-
-@pytest.mark.parametrize(
     ('name', 'value', 'limit'),
     [('index_K4', 64, 64), ('index_K6', -1, 64), ('group_K4', 4, 4)],
 )

@@ -111,9 +111,9 @@ def test_share_of_tokens_and_chosen_features(
         out = tmp_path / f'{keep}.npz'
         more = ('--keep', keep, '--features', 'cls', '--split', 'train')
         tool.run(tool.parse_args(given(files, str(out), *more)))
-        rows[keep], _ = read_features(out)
-        assert set(rows[keep]) == {'cls', 'label', 'path', 'classes'}
-        assert rows[keep]['classes'].tolist() == ['a', 'b']
+        rows[keep], metadata = read_features(out)
+        assert set(rows[keep]) == {'cls', 'label', 'path'}
+        assert json.loads(metadata['classes']) == ['a', 'b']
         assert rows[keep]['cls'].shape == (2 * PER_CLASS, DIMS)
     np.testing.assert_array_equal(rows['0.5']['cls'], rows['8']['cls'])
 
@@ -184,14 +184,14 @@ def test_knn_of_other_classes(tools: Tools, tmp_path: Path, ending: str) -> None
     """Files of data sets that number their classes differently, or have none."""
     rows = {'cls': np.eye(3, dtype=np.float32), 'label': np.array([0, 1, 2])}
     gallery, queries = tmp_path / f'train.{ending}', tmp_path / f'val.{ending}'
-    write_features(gallery, {**rows, 'classes': np.array(['a', 'b', 'c'])})
+    write_features(gallery, rows, dict(classes='["a", "b", "c"]'))
     rows['label'] = np.array([0, 1, 1])
     command = ['--gallery', str(gallery), '--queries', str(queries)]
     command += ['--features', 'cls', '--k', '1']
-    write_features(queries, {**rows, 'classes': np.array(['a', 'c'])})
+    write_features(queries, rows, dict(classes='["a", "c"]'))
     with pytest.raises(ValueError, match="class 1 is 'b' in the training .* 'c' in"):
         tools.knn.main(command)
-    write_features(queries, {**rows, 'classes': np.array(['a', 'b'])})
+    write_features(queries, rows, dict(classes='["a", "b"]'))
     tools.knn.main(command)
     write_features(queries, {**rows, 'label': np.full(3, -1)})
     with pytest.raises(ValueError, match='held-out images have no labels'):

@@ -14,6 +14,7 @@ Examples (CONFIG=configs/mergevq_g+r.py):
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -82,7 +83,11 @@ def feature_sets(
     if args.gallery and args.queries:
         from mergevq_mm.evaluation.feature_files import read_features
 
-        sets = [read_features(file)[0] for file in (args.gallery, args.queries)]
+        sets = []
+        for file in (args.gallery, args.queries):
+            rows, metadata = read_features(file)
+            classes = json.loads(metadata.get('classes', '[]'))
+            sets.append({**rows, 'classes': classes})
         for file, rows in zip((args.gallery, args.queries), sets, strict=True):
             missing = [name for name in args.features if name not in rows]
             if missing:
