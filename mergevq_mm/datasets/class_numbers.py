@@ -59,7 +59,9 @@ def listed_numbers(samples: Sequence[tuple[str, int]]) -> dict[str, int] | None:
     names = [name.removeprefix('./') for name, _ in samples]
     pairs = {(n.split('/')[0], label) for n, (_, label) in zip(names, samples)}
     numbers = dict(pairs)
-    if len(numbers) < len(pairs) or any('/' not in name for name in names):
+    if len(numbers) < len(pairs) or '' in numbers:  # the latter of absolute paths
+        return None
+    if any('/' not in name for name in names):
         return None
     return numbers
 

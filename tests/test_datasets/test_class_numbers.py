@@ -100,6 +100,8 @@ def test_lists_against_each_other(tmp_path: Path) -> None:
             labels(tmp_path)
     write_list(tmp_path, 'val', 'a/0.png 0\nc/0.png 2\n')
     assert labels(tmp_path) == [0, 2]
+    write_list(tmp_path, 'val', f'{tmp_path}/val/c/0.png 1\n')  # no class folders
+    assert labels(tmp_path) == [1]
     write_list(tmp_path, 'val', '0.png 3\n')
     with pytest.raises(ValueError, match='class id 3.*3 classes'):
         labels(tmp_path)
