@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,16 +20,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mergevq_mm.registry import DATASETS, METRICS, MODELS
-from mergevq_mm.utils.checkpoint_file import fetch_file
 from mergevq_mm.utils.fileio import write_atomically
 
 from ..feature_extractors import FeatureExtractor
 from ..functional import gaussian_distance, gaussian_moments
+from ..published_statistics import read_published
 from .generation import GenerationMetric
 
 Moments = tuple[np.ndarray, np.ndarray]
-# What numpy raises at a file that is no .npz, or not the right one.
-DAMAGED = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 @METRICS.register_module()
@@ -290,33 +287,3 @@ def describe_dataset(dataset: Dataset) -> str:
         digest.update(f'{path}\n{info.get("gt_label")}\n'.encode())
     short = digest.hexdigest()[:8]
     return f'{type(dataset).__name__}({where}, {len(dataset)}, {short})'
-
-
-def read_published(file: str) -> Moments:
-    """Read statistics of real images that somebody has published.
-
-    Args:
-        file (str): Path or URL of an .npz with ``mu``, D, and ``sigma``, D×D.
-
-    Returns:
-        Moments: Mean and covariance.
-
-    Raises:
-        FileNotFoundError: If it is not there or cannot be fetched.
-        ValueError: If it holds something else.
-    """
-    path = fetch_file(file)
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            mean, cov = (stored[name].astype(np.float64) for name in ('mu', 'sigma'))
-    except DAMAGED as error:
-        raise ValueError(
-            f'statistics={file!r} is no .npz with mu and sigma ({error}); give one '
-            'such as the reference batches of the ADM suite.'
-        ) from error
-    if mean.ndim != 1 or cov.shape != (len(mean),) * 2 or not np.isfinite(cov).all():
-        raise ValueError(
-            f'statistics={file!r} holds mu {mean.shape} and sigma {cov.shape}; '
-            'expected are D and D×D finite numbers.'
-        )
-    return mean, cov
