@@ -68,7 +68,7 @@ def _lines(file: str) -> Iterator[tuple[int, str]]:
     lines = text.replace('\r\n', '\n').split('\n')
     kept = [(i, line) for i, line in enumerate(lines, 1) if line.strip()]
     if not kept:
-        raise ValueError(f'ann_file={file!r} lists no image; {_EXPECTED}.')
+        raise ValueError(f'ann_file={file!r} lists no image; write one a line.')
     yield from kept
 
 

@@ -180,7 +180,7 @@ def _members(shard: Path) -> Iterator[tuple[str, int, int, bytes]]:
                 if not member.isfile() or is_hidden(member.name):
                     continue
                 if ending == '.cls':
-                    content = file.extractfile(member).read()
+                    content = file.extractfile(member).read(64)
                 elif ending in image_endings():
                     content = b''
                 else:
