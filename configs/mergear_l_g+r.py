@@ -3,7 +3,8 @@
 #
 # Data      codes of ImageNet-1K (tools/extract_codes.py), validation images
 # Hardware  8 GPUs of 80 GB; hours: not known to us
-# Expected  paper: gFID 3.25 (3.27 in its text), IS 253.8, without guidance
+# Expected  paper: gFID 3.25 (3.27 in its text), IS 253.8 by the ADM suite; its
+#           text says without guidance, the test here draws with it (see the model)
 # Run by us no (needs ImageNet and GPUs); the tests run it shrunk
 _base_ = [
     '_base_/models/mergear_l_g+r.py',

@@ -2,7 +2,8 @@
 #
 # Data      codes of ImageNet-1K (tools/extract_codes.py), validation images
 # Hardware  8 GPUs of 80 GB; hours: not known to us
-# Expected  paper: gFID 3.05, IS 260.9, without guidance
+# Expected  paper: gFID 3.05, IS 260.9 by the ADM suite; its text says without guidance,
+#           the test here draws with it (see the model)
 # Run by us no (needs ImageNet and GPUs); the tests run it shrunk
 # Codes     tools/extract_codes.py configs/mergevq_g.py CHECKPOINT \
 #               data/imagenet_codes/mergevq_g \

@@ -2,7 +2,7 @@
 #
 # Data      codes of ImageNet-1K (tools/extract_codes.py), validation images
 # Hardware  8 GPUs of 80 GB; hours: not known to us
-# Expected  paper: gFID 2.63, IS 279.5, with guidance
+# Expected  paper: gFID 2.63, IS 279.5, with the best guidance of a sweep
 # Run by us no (needs ImageNet and GPUs); the tests run it shrunk
 _base_ = [
     '_base_/models/randar_l_g+r.py',

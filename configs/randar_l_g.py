@@ -2,7 +2,7 @@
 #
 # Data      codes of ImageNet-1K (tools/extract_codes.py), validation images
 # Hardware  8 GPUs of 80 GB; hours: not known to us
-# Expected  paper: gFID 2.24, IS 320.4, with guidance
+# Expected  paper: gFID 2.24, IS 320.4, with the best guidance of a sweep
 # Run by us no (needs ImageNet and GPUs); the tests run it shrunk
 # Codes     tools/extract_codes.py configs/mergevq_g.py CHECKPOINT \
 #               data/imagenet_codes/mergevq_g \

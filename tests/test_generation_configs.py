@@ -148,7 +148,16 @@ def test_recipe(path: Path) -> None:
         assert cfg.train_dataloader.dataset.root.endswith(f'/{name}')
     types = [metric.type for metric in cfg.test_evaluator.metrics]
     statistics = 'mergevq_mm.GenerationStatistics'
-    assert types == ['FID', 'IS', 'PrecisionAndRecall', statistics]
+    fid = 'mergevq_mm.InceptionFID'
+    assert types == [fid, 'IS', 'PrecisionAndRecall', statistics]
+    # The paper's protocol: 50,000 images against the suite's statistics of ImageNet.
+    whole = cfg.test_evaluator.metrics[0]
+    assert whole.prefix == 'FID-50k' and whole.fake_nums == 50000
+    assert whole.statistics.endswith('/VIRTUAL_imagenet256_labeled.npz')
+    assert 'real_stats' not in whole
+    assert cfg.val_evaluator.metrics[0].type == fid
+    if 'mergear' in path.stem:  # as the authors' script draws
+        assert cfg.model.sample_cfg.guidance == [1.9, 2.0]
     if 'randar' in path.stem:
         assert cfg.model.sample_cfg.guidance_schedule == 'linear'
         assert 'window' not in cfg.model
@@ -349,14 +358,19 @@ def evaluation(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for metrics in (tests, vals):
         for metric in metrics:
             metric.fake_nums = FAKE
-            if metric.type in ('FID', 'IS'):
+            if metric.type in ('mergevq_mm.InceptionFID', 'IS'):
                 metric.inception_path = str(inception)
-            if 'inception_pkl' in metric:
-                metric.inception_pkl = str(tmp_path / 'stats' / 'real.pkl')
+            if 'statistics' in metric:
+                metric.statistics = str(tmp_path / 'published.npz')
+            if 'real_stats' in metric:
+                metric.real_stats = str(tmp_path / 'stats' / 'real.npz')
         metrics.append(cfg.test_evaluator.metrics[0])
     tests[1].splits = 2
     tests[2].vgg16_pkl = str(tmp_path / 'vgg.pkl')
     tests[-1].fake_nums = FAKE
+    features = quarters(real(images))
+    published = dict(mu=features.mean(0) + 0.1, sigma=np.cov(features, rowvar=False))
+    np.savez(tmp_path / 'published.npz', **published)
     cfg.test_evaluator.metrics, cfg.val_evaluator.metrics = tests, vals
     cfg.model = dict(
         type='mergevq_mm.FakeGenerator',
@@ -432,8 +446,12 @@ def test_metrics_of_generated_images(
 ) -> None:
     metrics = run_test(Runner.from_cfg(evaluation))
     fakes, reals = generated(), real(images)
-    expected = frechet(quarters(fakes), quarters(reals))
-    assert metrics['FID-50k/fid'] == pytest.approx(expected, rel=1e-3)
+    seen = quarters(fakes), quarters(reals) + 0.1  # the published ones are not val's
+    assert metrics['FID-50k/fid'] == pytest.approx(frechet(*seen), rel=1e-3)
+    offset = np.square(seen[0].mean(0) - seen[1].mean(0)).sum()
+    assert metrics['FID-50k/mean'] == pytest.approx(offset, rel=1e-3)
+    parts = metrics['FID-50k/mean'] + metrics['FID-50k/cov']
+    assert metrics['FID-50k/fid'] == pytest.approx(parts)
     score = inception_score(fakes, splits=2)
     assert metrics['IS-50k/is'] == pytest.approx(score, rel=1e-5)
     sides = [halves(x) for x in (fakes, reals)]
@@ -442,8 +460,6 @@ def test_metrics_of_generated_images(
     means = [x.mean((1, 2)) / 127.5 - 1 for x in (fakes, reals)]
     assert metrics['gen/frechet'] == pytest.approx(frechet(*means), rel=1e-3)
     assert metrics['gen/distinct'] == 9
-    # The features of the real images are kept for the next run.
-    assert (tmp_path / 'stats' / 'real.pkl').is_file()
     assert (tmp_path / 'work' / 'vis_data' / 'samples_test.png').is_file()
 
 
@@ -453,9 +469,27 @@ def test_two_runs_and_another_batch_size_agree(evaluation: Config) -> None:
     first = run_test(Runner.from_cfg(evaluation))
     evaluation.test_dataloader.batch_size = 6
     evaluation.experiment_name += '_again'
-    again = run_test(Runner.from_cfg(evaluation))  # the real side comes from the file
+    again = run_test(Runner.from_cfg(evaluation))
     assert again['FID-50k/fid'] == pytest.approx(first['FID-50k/fid'], rel=1e-4)
     assert again['gen/frechet'] == pytest.approx(first['gen/frechet'], rel=1e-6)
+
+
+def test_validation_keeps_its_statistics_and_knows_them(
+    evaluation: Config, images: Path, tmp_path: Path
+) -> None:
+    """Those of the validation images, never of others."""
+    evaluation.test_evaluator.metrics = evaluation.val_evaluator.metrics[:1]
+    expected = frechet(quarters(generated()), quarters(real(images)))
+    for name in ('first', 'again'):  # the second time they come from the file
+        evaluation.experiment_name = name
+        metrics = run_test(Runner.from_cfg(evaluation))
+        assert metrics['FID-5k/fid'] == pytest.approx(expected, rel=1e-3)
+        assert (tmp_path / 'stats' / 'real.npz').is_file()
+    write_images(tmp_path / 'other', per_class=6, split='val', size=8)
+    evaluation.experiment_name = 'other'
+    evaluation.test_dataloader.dataset.data_root = str(tmp_path / 'other')
+    with pytest.raises(ValueError, match=r"real.npz' was made with real='ImageFolder"):
+        run_test(Runner.from_cfg(evaluation))
 
 
 def test_visualization_hook_of_mmagic(evaluation: Config, tmp_path: Path) -> None:

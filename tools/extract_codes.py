@@ -146,7 +146,7 @@ def describe_dataset(dataset: Dataset, preparation: Any) -> tuple[tuple[str, ...
         tuple[tuple[str, ...], str]: Both; the data may be moved to another root.
 
     Raises:
-        ValueError: If the images have no labels.
+        ValueError: If the images have no labels, or labels beyond the classes.
     """
     digest = hashlib.sha256(json.dumps(preparation, default=str).encode())
     number = 0
@@ -162,6 +162,11 @@ def describe_dataset(dataset: Dataset, preparation: Any) -> tuple[tuple[str, ...
         digest.update(f'{path}\n{label}\n'.encode())
         number = max(number, label + 1)
     names = dataset.metainfo.get('classes') or range(number)
+    if number > len(names):
+        raise ValueError(
+            f'the data set names {len(names)} classes, but has images of the class '
+            f'{number - 1}; give a name for each class, or none.'
+        )
     return tuple(str(name) for name in names), digest.hexdigest()
 
 

@@ -13,11 +13,11 @@ Examples (CONFIG=configs/mergevq_g+r.py):
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from extract_codes import dataset_config, progress
 from mmengine.config import Config, DictAction
 
@@ -142,7 +142,7 @@ def extract(
     features: Sequence[str],
     keep: int | float | None,
     args: argparse.Namespace,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Features of a split, with a progress bar.
 
     Args:
@@ -153,7 +153,8 @@ def extract(
         args (Namespace): With ``checkpoint`` and the flags of :func:`add_arguments`.
 
     Returns:
-        dict[str, np.ndarray]: Arrays by name, ``label`` and ``path``.
+        dict[str, Any]: Arrays by name, ``label`` and ``path``, and in ``classes`` the
+        names of all classes, a list (empty where the data set has none).
     """
     from mergevq_mm.evaluation.features import collect_features, load_token_features
 
@@ -162,7 +163,36 @@ def extract(
     )
     loader = loader_of(cfg, split, args)
     with progress(len(loader.dataset)) as advance:
-        return collect_features(model, loader, preprocessor, advance)
+        rows = collect_features(model, loader, preprocessor, advance)
+    rows['classes'] = [str(c) for c in loader.dataset.metainfo.get('classes') or ()]
+    return rows
+
+
+def check_labels(train: Mapping[str, Any], val: Mapping[str, Any]) -> None:
+    """Refuse features whose labels cannot be compared.
+
+    Args:
+        train (Mapping[str, Any]): Of the images that are learnt from, as
+            :func:`extract` returns them; files of old versions lack ``classes``.
+        val (Mapping[str, Any]): Of those that are judged.
+
+    Raises:
+        ValueError: If images have no label, or the classes have other numbers.
+    """
+    from mergevq_mm.datasets.class_numbers import check_same_classes
+
+    for name, rows in (('training', train), ('held-out', val)):
+        if rows['label'].min() < 0:
+            raise ValueError(
+                f'the {name} images have no labels; choose a split with labels.'
+            )
+    check_same_classes(
+        {
+            'the training images': train.get('classes', ()),
+            'the held-out images': val.get('classes', ()),
+        },
+        'give both sets the same metainfo=dict(classes=[…]), or one data_root.',
+    )
 
 
 def guarded(work: Callable[[], None]) -> None:
@@ -187,12 +217,14 @@ def run(args: argparse.Namespace) -> None:
 
     check_ending(args.out)  # before the work
     rows = extract(read_config(args), args.split, args.features, args.keep, args)
+    classes = rows.pop('classes')
     keep = 'all' if args.keep is None else str(args.keep)
     metadata = {
         'config': str(args.config),
         'checkpoint': str(args.checkpoint),
         'split': args.split,
         'keep': keep,
+        'classes': json.dumps(classes),
         'version': mergevq_mm.__version__,
     }
     write_features(args.out, rows, metadata)

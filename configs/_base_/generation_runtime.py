@@ -17,6 +17,7 @@ default_hooks = dict(
     preemption=dict(type='mergevq_mm.PreemptionHook'),
     work_dir_lock=dict(type='mergevq_mm.WorkDirLockHook'),
     damaged_files=dict(type='mergevq_mm.DamagedFilesHook'),
+    class_check=dict(type='mergevq_mm.ClassCheckHook'),
 )
 log_processor = dict(by_epoch=True)
 
@@ -40,29 +41,33 @@ model_wrapper_cfg = dict(
 # (model.sample_cfg.seed).
 randomness = dict(seed=0, diff_rank_seed=True)
 
-# Generated images against the validation images. mmagic fetches StyleGAN's Inception
-# (FID and IS) into its cache, and torchvision's VGG16 (precision and recall) unless
-# work_dirs/cache/vgg16.pt is StyleGAN's; without a network give paths, or drop metrics:
+# The paper measures FID and IS of 50,000 images with the ADM suite, whose statistics
+# of real images are those of the training set. The test takes the same ones: about 2 GB
+# that are fetched, or a path,
+#   --cfg-options test_evaluator.metrics.0.statistics=VIRTUAL_imagenet256_labeled.npz
+# FID and IS come from StyleGAN's file of the same Inception. Its numbers are near the
+# suite's, not equal: for a table, give the suite the file of tools/generate.py --npz.
+# Without a network give the network a path, too, or drop metrics:
 #   --cfg-options test_evaluator.metrics.0.inception_path=FILE
+# Validations compare 5,000 images with the validation images: to follow a training,
+# not to compare with a paper.
+# Precision and recall, which the paper does not report, are mmagic's, on torchvision's
+# VGG16 unless work_dirs/cache/vgg16.pt is StyleGAN's, against the validation images.
 # All metrics are served by the same images. A batch size (val_dataloader.batch_size)
 # that divides the number of images of a GPU makes them exactly images 0 to N - 1.
 # Features of any other backbone, with or beside these:
 #   dict(type='mergevq_mm.GenerationFrechet', fake_nums=50000,
 #        real_stats='work_dirs/real_stats/imagenet_val_dinov2.npz',
 #        extractor=dict(type='mergevq_mm.BackboneFeatures', network=dict(...)))
-real_inception = 'work_dirs/real_stats/imagenet_val_256_inception.pkl'
-
 val_cfg = dict(type='MultiValLoop')
 val_evaluator = dict(
     type='Evaluator',
     metrics=[
         dict(
-            type='FID',
+            type='mergevq_mm.InceptionFID',
             prefix='FID-5k',
             fake_nums=5000,
-            inception_style='StyleGAN',
-            inception_pkl=real_inception,
-            sample_model='orig',
+            real_stats='work_dirs/real_stats/imagenet_val_256_inception.npz',
         ),
     ],
 )
@@ -72,12 +77,11 @@ test_evaluator = dict(
     type='Evaluator',
     metrics=[
         dict(
-            type='FID',
+            type='mergevq_mm.InceptionFID',
             prefix='FID-50k',
             fake_nums=50000,
-            inception_style='StyleGAN',
-            inception_pkl=real_inception,
-            sample_model='orig',
+            statistics='https://openaipublic.blob.core.windows.net/diffusion/'
+            'jul-2021/ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled.npz',
         ),
         dict(
             type='IS',
@@ -86,11 +90,11 @@ test_evaluator = dict(
             inception_style='StyleGAN',
             sample_model='orig',
         ),
+        # Without vgg16_pkl, mmagic names its file of real features by the data set.
         dict(
             type='PrecisionAndRecall',
             prefix='PR-10k',
             fake_nums=10000,
-            vgg16_pkl='work_dirs/real_stats/imagenet_val_256_vgg16.pkl',
             sample_model='orig',
         ),
         # Distinct codes, slots of the cache, passes of the network.

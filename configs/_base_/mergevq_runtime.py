@@ -17,6 +17,7 @@ default_hooks = dict(
     preemption=dict(type='mergevq_mm.PreemptionHook'),
     work_dir_lock=dict(type='mergevq_mm.WorkDirLockHook'),
     damaged_files=dict(type='mergevq_mm.DamagedFilesHook'),
+    class_check=dict(type='mergevq_mm.ClassCheckHook'),
 )
 
 custom_hooks = [

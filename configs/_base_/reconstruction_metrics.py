@@ -2,7 +2,7 @@
 # source map, at each K of `model.test_cfg.keep`.
 val_evaluator = [
     dict(type='mergevq_mm.ReconstructionMetric'),
-    dict(type='mergevq_mm.CodebookMetric', bits=18),
+    dict(type='mergevq_mm.CodebookMetric'),
     dict(type='mergevq_mm.SourceRecoveryMetric'),
 ]
 test_evaluator = val_evaluator

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,18 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import ImageNet
 
 from mergevq_mm.registry import DATASETS
-from mergevq_mm.utils.images import image_endings, passed_over, walk_files
+from mergevq_mm.utils.images import image_endings, is_hidden, passed_over
 
+from .class_numbers import (
+    TrainingClasses,
+    check_listed,
+    class_folders,
+    class_names,
+    listed_numbers,
+    number_folders,
+    training_classes,
+)
+from .image_lists import read_labelled, read_names
 from .layout import check_classes, check_labels, check_root, expected_tree
 from .links import check_links
 from .shared_marks import SharedMarks
@@ -31,7 +43,13 @@ class ImageFolder(ImageNet):
     *Layout.* A missing root, no class folder, an empty class folder or a number of
     classes other than ``num_classes`` is an error at construction that draws the
     expected tree; so is a folder that may not be read, and a link that leads back to a
-    folder above it.
+    folder above it. Hidden folders and files do not count.
+
+    *Classes.* The class folders of any split have the numbers that they have in
+    training (``train/`` or ``meta/train.txt`` of the same root), also where the split
+    lacks some of them; a list with other numbers is an error. Without training images,
+    the folders are numbered in the order of their names, or as
+    ``metainfo=dict(classes=[...])`` lists them.
 
     *Files.* All endings count whose format is read (:func:`image_endings`); what has
     another one is counted and named.
@@ -59,8 +77,9 @@ class ImageFolder(ImageNet):
 
     Raises:
         FileNotFoundError: If the root, the class folders or ``ann_file`` are missing.
-        ValueError: If a class folder is empty or cannot be read, a link leads in a
-            circle, or an argument is out of range.
+        ValueError: If a class folder is empty, cannot be read or is no class of the
+            training, a link leads in a circle, a line of a list is not understood, or
+            an argument is out of range.
     """
 
     METAINFO: dict = {}  # classes are named by their folders, not by ImageNet
@@ -98,48 +117,106 @@ class ImageFolder(ImageNet):
 
     # ---- layout -------------------------------------------------------------
 
-    def _find_samples(self) -> list:
-        """Find the images of the class folders, checking the layout first."""
-        check_root(self.img_prefix, self.data_root, self.split)
-        if '://' not in self.img_prefix:
-            check_links(self.img_prefix)
-        if self.with_label:
-            self._check_class_folders()
-        return super()._find_samples()
-
-    def _check_class_folders(self) -> None:
-        """Look into each class folder until its first image."""
-        folder = self.img_prefix
-        found = sorted(fileio.list_dir_or_file(folder, list_file=False))
-        empty = {
-            name
-            for name in found
-            if not any(
-                self.is_valid_file(file)
-                for file in fileio.list_dir_or_file(
-                    fileio.join_path(folder, name), list_dir=False, recursive=True
-                )
-            )
-        }
-        tree = expected_tree(self.data_root, self.split)
-        check_classes(found, empty, self.num_classes, folder, tree)
-
     def load_data_list(self) -> list[dict]:
         """List the samples.
 
         Returns:
             list[dict]: A dictionary with ``img_path`` and ``gt_label`` each.
         """
-        if self.ann_file and not fileio.exists(self.ann_file):
+        if self.ann_file:
+            samples = self._read_list()
+        else:
+            samples = self._find_samples()
+        prefix = self.img_prefix
+        join = fileio.get_file_backend(prefix, enable_singleton=True).join_path
+        if not self.with_label:
+            return [{'img_path': join(prefix, name)} for name in samples]
+        return [
+            {'img_path': join(prefix, name), 'gt_label': label}
+            for name, label in samples
+        ]
+
+    def is_valid_file(self, filename: str) -> bool:
+        """Whether a path below a class folder is that of an image."""
+        return super().is_valid_file(filename) and not is_hidden(filename)
+
+    def _find_samples(self) -> list:
+        """Find the images of the class folders, checking the layout first."""
+        folder = self.img_prefix
+        check_root(folder, self.data_root, self.split)
+        if '://' not in folder:
+            check_links(folder)
+        if not self.with_label:
+            names, others = self._files_below('')
+            self._tell_passed_over(others)
+            if not names:
+                raise FileNotFoundError(
+                    f'data_root: {folder!r} holds no image; give a folder with files '
+                    f'that end in {", ".join(sorted(self.extensions))}.'
+                )
+            return names
+        found = class_folders(folder)
+        files = {name: self._files_below(name) for name in found}
+        images = {name: files[name][0] for name in found}
+        empty = {name for name in found if not images[name]}
+        tree = expected_tree(self.data_root, self.split)
+        check_classes(found, empty, self.num_classes, folder, tree)
+        numbers = number_folders(found, folder, self._training(), self.CLASSES)
+        self._name_classes(numbers)
+        beside = fileio.list_dir_or_file(folder, list_dir=False)  # in no class
+        others = [file for name in found for file in files[name][1]]
+        self._tell_passed_over([*(f for f in beside if not is_hidden(f)), *others])
+        return [(image, numbers[name]) for name in found for image in images[name]]
+
+    def _files_below(self, name: str) -> tuple[list[str], list[str]]:
+        """Images in a class folder and below it, sorted, and what else is there."""
+        folder = fileio.join_path(self.img_prefix, name)
+        files = fileio.list_dir_or_file(folder, list_dir=False, recursive=True)
+        images: list[str] = []
+        others: list[str] = []
+        for file in sorted(files):
+            if not is_hidden(file):
+                kind = images if self.is_valid_file(file) else others
+                kind.append(f'{name}/{file}' if name else file)
+        return images, others
+
+    def _tell_passed_over(self, others: list[str]) -> None:
+        """Count and name the files of the folder that are not read."""
+        if others and is_main_process():
+            top = Path(self.img_prefix)
+            text = passed_over([top / file for file in others], top)
+            print_log(text, logger='current', level=logging.WARNING)
+
+    def _read_list(self) -> list:
+        """Read the list of the images and check its classes."""
+        if not fileio.exists(self.ann_file):
             raise FileNotFoundError(
                 f'ann_file={self.ann_file!r} does not exist; correct the path, or '
                 'leave it out to read the class folders.'
             )
-        samples = super().load_data_list()
-        if self.ann_file and self.with_label:
-            labels = [sample['gt_label'] for sample in samples]
-            check_labels(labels, self.num_classes, self.ann_file)
+        if not self.with_label:
+            return read_names(self.ann_file)
+        samples = read_labelled(self.ann_file)
+        labels = [label for _, label in samples]
+        check_labels(labels, self.num_classes, self.ann_file)
+        training = self._training()
+        check_listed(samples, self.ann_file, training, self.num_classes)
+        self._name_classes(training.numbers if training else listed_numbers(samples))
         return samples
+
+    def _training(self) -> TrainingClasses | None:
+        """The classes of the training images, where these are another split's."""
+        folder = self.img_prefix.rstrip('/')
+        root = (self.data_root or '').rstrip('/')
+        # A folder that is no split has nothing to do with a `train` beside it.
+        if (root and folder != root) or os.path.basename(folder) in ('val', 'test'):
+            return training_classes(folder)
+        return None
+
+    def _name_classes(self, numbers: Mapping[str, int] | None) -> None:
+        """Name the classes by their folders, unless the config names them."""
+        if self.CLASSES is None:
+            self._metainfo['classes'] = class_names(numbers)
 
     # ---- bad images ---------------------------------------------------------
 
@@ -149,22 +226,6 @@ class ImageFolder(ImageNet):
             return
         super().full_init()
         self._bad = SharedMarks(len(self))
-        if not self.ann_file and '://' not in self.img_prefix:
-            self._tell_passed_over()
-
-    def _tell_passed_over(self) -> None:
-        """Count and name the files of the folder that are not read."""
-        files = walk_files(self.img_prefix) if is_main_process() else ()
-        top = Path(self.img_prefix)
-        others = [
-            file
-            for file in files
-            if not self.is_valid_file(file.name)
-            or (self.with_label and file.parent == top)  # in no class
-        ]
-        if others:
-            text = passed_over(others, self.img_prefix)
-            print_log(text, logger='current', level=logging.WARNING)
 
     @property
     def num_bad(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from mergevq_mm.utils.images import is_hidden
+
 
 def check_links(folder: str) -> None:
     """Refuse a link that leads to a folder above itself, and folders without access.
@@ -32,10 +34,10 @@ def check_links(folder: str) -> None:
 
 
 def _subfolders(folder: str) -> list[str]:
-    """Folders in a folder, through links too."""
+    """Folders in a folder that are not hidden, through links too."""
     try:
         with os.scandir(folder) as entries:
-            return [entry.path for entry in entries if entry.is_dir()]
+            return [e.path for e in entries if e.is_dir() and not is_hidden(e.name)]
     except OSError as error:
         raise ValueError(
             f'data_root: the folder "{folder}" cannot be read ({error.strerror}); '

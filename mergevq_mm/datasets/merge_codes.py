@@ -42,7 +42,8 @@ class MergeVQCodes(Dataset):
 
     Raises:
         ValueError: If the folder holds no codes, half of them, none of this K or
-            flip, or those of another tokenizer; or if an index is out of range.
+            flip, or those of another tokenizer; if an index is out of range; or (when
+            a sample is read) if a code is.
     """
 
     def __init__(
@@ -122,8 +123,16 @@ class MergeVQCodes(Dataset):
             array = open_array(self.root, self.header, shard, name)
             self._arrays[shard, name] = array
         array = self._arrays[shard, name]
-        row = array[number - self._ends[shard] + len(array), flip]
-        return torch.from_numpy(row.astype(np.int64))
+        row = array[number - self._ends[shard] + len(array), flip].astype(np.int64)
+        kind, _, keep = name.partition('_K')
+        limit = 2**self.header.bits if kind == 'index' else int(keep)
+        if row.min() < 0 or row.max() >= limit:
+            raise ValueError(
+                f'root="{self.root}": {name} of sample {number} holds values from '
+                f'{row.min()} to {row.max()}, outside of [0, {limit}); extract the '
+                'codes anew.'
+            )
+        return torch.from_numpy(row)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the mapped files out: each process maps its own."""

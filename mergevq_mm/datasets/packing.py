@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mergevq_mm.utils.fileio import write_atomically
+from mergevq_mm.utils.images import image_endings, is_hidden
 
+from .image_folder import ImageFolder
+from .image_lists import write_labelled
 from .packed_backends import INDEX, SUFFIXES
 
 PAGE = 4096  # bytes; LMDB puts an image onto pages of its own
@@ -32,35 +35,38 @@ class PackedImage(NamedTuple):
     path: Path
 
 
-def list_images(folder: str | os.PathLike, extensions: Sequence[str]) -> list:
-    """Images of class folders, with ids in the order of the folders' names.
+def list_images(data_root: str | os.PathLike, split: str) -> list[PackedImage]:
+    """The images of a split, as :class:`ImageFolder` lists and numbers them.
 
     Args:
-        folder (str | PathLike): Holds a folder for each class.
-        extensions (Sequence[str]): Endings in lower case.
+        data_root (str | PathLike): Folder above the split.
+        split (str): Folder of class folders, such as 'train'.
 
     Returns:
-        list[PackedImage]: Sorted by name.
+        list[PackedImage]: In the order of the data set.
 
     Raises:
-        FileNotFoundError: If there is no folder or no image.
+        FileNotFoundError: If there is no such folder or no class folder in it.
+        ValueError: As of :class:`ImageFolder`.
     """
-    folder = Path(folder)
-    classes = (
-        sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    )
-    found = [
-        PackedImage(path.relative_to(folder).as_posix(), label, path)
-        for label, where in enumerate(classes)
-        for path in sorted(where.rglob('*'))
-        if path.suffix.lower() in extensions
-    ]
-    if not found:
+    if not Path(data_root, split).is_dir():
         raise FileNotFoundError(
-            f'"{folder}" holds no class folder with images; give the folder above the '
-            'classes, such as data/imagenet/train.'
+            f'"{Path(data_root, split)}" holds no class folder with images; give the '
+            'folder above the split, such as data/imagenet, and --split.'
         )
-    return found
+    # mmpretrain takes 'test' for images without classes.
+    which = {'split': split} if split in ('train', 'val') else {'data_prefix': split}
+    data = ImageFolder(os.fspath(data_root), pipeline=[], **which)
+    folder = data.img_prefix.rstrip('/') + '/'
+    infos = map(data.get_data_info, range(len(data)))
+    return [
+        PackedImage(
+            info['img_path'].removeprefix(folder),
+            info['gt_label'],
+            Path(info['img_path']),
+        )
+        for info in infos
+    ]
 
 
 def pack(
@@ -114,12 +120,14 @@ def write_list(
     images: Sequence[tuple[str, int]], out_dir: str | os.PathLike, split: str
 ) -> None:
     """Write ``meta/<split>.txt``: a name and a class id a line."""
-    text = ''.join(f'{name} {label}\n' for name, label in images)
+    text = write_labelled(images)
     write_atomically(text.encode(), Path(out_dir, 'meta', f'{split}.txt'))
 
 
 def index_shards(folder: str | os.PathLike) -> list[tuple[str, int]]:
     """Write ``index.json`` of a folder of tar files, ours or WebDataset's.
+
+    Members that are neither images nor ``.cls``, and hidden ones, are left out.
 
     Args:
         folder (str | PathLike): With ``*.tar``.
@@ -128,35 +136,71 @@ def index_shards(folder: str | os.PathLike) -> list[tuple[str, int]]:
         list[tuple[str, int]]: Name and class id of each image that has a ``.cls``.
 
     Raises:
-        FileNotFoundError: If there is no shard.
-        ValueError: If two shards have a member of the same name.
+        FileNotFoundError: If there is no shard, or no image with a class in them.
+        ValueError: If two shards have an image of the same name, or a ``.cls`` holds
+            no class id.
     """
-    shards = sorted(path.name for path in Path(folder).glob('*.tar'))
+    shards = sorted(p.name for p in Path(folder).glob('*.tar') if not is_hidden(p.name))
     if not shards:
         raise FileNotFoundError(f'"{folder}" has no *.tar; give a folder of shards.')
     members: dict[str, list[int]] = {}
     labels: dict[str, int] = {}
     for number, shard in enumerate(shards):
-        with tarfile.open(Path(folder, shard)) as file:
-            for member in file:
-                if not member.isfile():
-                    continue
-                if member.name.endswith('.cls'):
-                    labels[member.name[:-4]] = int(file.extractfile(member).read())
-                    continue
-                if member.name in members:
-                    raise ValueError(
-                        f'"{folder}" has {member.name!r} twice; give each image a name '
-                        'of its own.'
-                    )
-                members[member.name] = [number, member.offset_data, member.size]
-    content = {'shards': shards, 'members': members}
-    write_atomically(json.dumps(content).encode(), Path(folder, INDEX))
-    return [
+        for name, offset, size, content in _members(Path(folder, shard)):
+            stem, ending = os.path.splitext(name)
+            if ending.lower() == '.cls':
+                labels[stem] = _class_id(content, f'"{shard}", {name!r}')
+            elif name in members:
+                raise ValueError(
+                    f'"{folder}" has {name!r} twice; give each image a name of its own.'
+                )
+            else:
+                members[name] = [number, offset, size]
+    listed = [
         (name, labels[stem])
         for name in members
-        if (stem := name.rpartition('.')[0]) in labels
+        if (stem := os.path.splitext(name)[0]) in labels
     ]
+    if not listed:
+        raise FileNotFoundError(
+            f'"{folder}" has {len(members)} images, none of them with a class; each '
+            'needs a member of its name that ends in .cls and holds the class id.'
+        )
+    content = {'shards': shards, 'members': members}
+    write_atomically(json.dumps(content).encode(), Path(folder, INDEX))
+    return listed
+
+
+def _members(shard: Path) -> Iterator[tuple[str, int, int, bytes]]:
+    """Name, place, size and (of ``.cls`` files) content of what counts in a shard."""
+    try:
+        with tarfile.open(shard) as file:
+            for member in file:
+                ending = os.path.splitext(member.name)[1].lower()
+                if not member.isfile() or is_hidden(member.name):
+                    continue
+                if ending == '.cls':
+                    content = file.extractfile(member).read(64)
+                elif ending in image_endings():
+                    content = b''
+                else:
+                    continue
+                yield member.name, member.offset_data, member.size, content
+    except tarfile.TarError as error:
+        raise ValueError(
+            f'"{shard}" is no whole tar file ({error}); copy it again.'
+        ) from error
+
+
+def _class_id(content: bytes, member: str) -> int:
+    """The number in a ``.cls`` file."""
+    text = content.strip()
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(
+            f'{member} holds {content[:40]!r}, which is no class id; write a number '
+            'from 0.'
+        )
+    return int(text)
 
 
 def _counted(
@@ -201,7 +245,7 @@ def _write_shards(
                 shard.close()
             shard = tarfile.open(folder / f'{number:06d}.tar', 'w')
             number += 1
-        stem = image.name.rpartition('.')[0]
+        stem = os.path.splitext(image.name)[0]
         for name, data in (
             (image.name, content),
             (f'{stem}.cls', str(image.label).encode()),

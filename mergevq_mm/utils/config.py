@@ -235,6 +235,7 @@ _SAFETY_HOOKS = dict(
     preemption='PreemptionHook',
     work_dir_lock='WorkDirLockHook',
     damaged_files='DamagedFilesHook',
+    class_check='ClassCheckHook',
 )
 
 
@@ -246,8 +247,9 @@ def complete_hooks(cfg: Config) -> None:
     unless it is there: without them a checkpoint cannot be resumed on torch 2.6 and
     later. Configs with a checkpoint hook of another type keep it.
     :class:`~mergevq_mm.engine.PreemptionHook`,
-    :class:`~mergevq_mm.engine.WorkDirLockHook` and
-    :class:`~mergevq_mm.engine.DamagedFilesHook` are added too;
+    :class:`~mergevq_mm.engine.WorkDirLockHook`,
+    :class:`~mergevq_mm.engine.DamagedFilesHook` and
+    :class:`~mergevq_mm.engine.ClassCheckHook` are added too;
     ``default_hooks=dict(preemption=None)`` leaves one out.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
 import tarfile
@@ -31,7 +32,7 @@ SUFFIX = {'lmdb': '.lmdb', 'tar': '.tars'}
 
 
 def _images(root: Path) -> list:
-    return list_images(root / 'train', ImageFolder.IMG_EXTENSIONS)
+    return list_images(root, 'train')
 
 
 def _data_set(root: Path, backend_args: dict | None = None) -> ImageFolder:
@@ -156,3 +157,43 @@ def test_config_of_the_docs(root: Path, tmp_path: Path) -> None:
         'mmpretrain.MultiView',
         'mmpretrain.PackInputs',
     ]
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, 'w') as file:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+
+
+def test_other_members_of_a_webdataset_are_no_images(tmp_path: Path) -> None:
+    folder = tmp_path / 'train.tars'
+    others = {f'0.{ending}': b'?' for ending in ('json', 'txt', 'npy', 'seg.png')}
+    more = {'2.json': b'{}', '0.json': b'?'}
+    hidden = {'._0.jpg': b'?', '._0.cls': b'?', '.x/1.jpg': b'?', '.x/1.cls': b'0'}
+    images = {'0.jpg': b'first', '0.cls': b'7\n', 'a/1.JPG': b'second', 'a/1.cls': b'3'}
+    write_shard(folder / '0.tar', {**others, **hidden, **images})
+    write_shard(folder / '1.tar', {**more, './2.webp': b'third', './2.cls': b' 0 '})
+    found = index_shards(folder)
+    assert found == [('0.jpg', 7), ('a/1.JPG', 3), ('./2.webp', 0)]
+    backend = TarBackend(folder)
+    assert [backend.get(name) for name, _ in found] == [b'first', b'second', b'third']
+
+
+@pytest.mark.parametrize('content', [b'cat', b'', b'-1', b'1.0', b'\xff'])
+def test_a_class_that_is_no_number(content: bytes, tmp_path: Path) -> None:
+    write_shard(tmp_path / 's' / '0.tar', {'0.jpg': b'', '0.cls': content})
+    with pytest.raises(ValueError, match=r"0.tar.*'0.cls' holds .* no class id"):
+        index_shards(tmp_path / 's')
+    assert not (tmp_path / 's' / 'index.json').exists()
+
+
+def test_shards_without_classes_or_damaged(tmp_path: Path) -> None:
+    write_shard(tmp_path / 's' / '0.tar', {'0.jpg': b'', '1.jpg': b''})
+    with pytest.raises(FileNotFoundError, match='2 images, none of them with a class'):
+        index_shards(tmp_path / 's')
+    (tmp_path / 's' / '1.tar').write_bytes(b'x' * 700)
+    with pytest.raises(ValueError, match='1.tar" is no whole tar file'):
+        index_shards(tmp_path / 's')

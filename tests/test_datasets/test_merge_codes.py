@@ -346,6 +346,24 @@ def test_a_full_disk_ends_the_shard_with_a_sentence(root, monkeypatch):
     assert missing_shards(root, header) == []  # the old one is kept
 
 
+@pytest.mark.parametrize(
+    ('name', 'value', 'limit'),
+    [('index_K4', 64, 64), ('index_K6', -1, 64), ('group_K4', 4, 4)],
+)
+def test_codes_out_of_range(name: str, value: int, limit: int, tmp_path: Path) -> None:
+    """They would wrap, or be another code's."""
+    root = write(tmp_path / 'codes')
+    file = root / 'shard_00001' / f'{name}.npy'
+    array = np.load(file)
+    array[1, 0, 2] = value
+    np.save(file, array)
+    data = MergeVQCodes(root, flip_prob=0.0)
+    data[3]
+    message = rf'{name} of sample 4 holds values .*outside of \[0, {limit}\)'
+    with pytest.raises(ValueError, match=message):
+        data[4]
+
+
 # ------------------------------------------------------------------ damaged files
 
 

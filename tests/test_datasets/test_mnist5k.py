@@ -60,6 +60,13 @@ def test_split_is_the_same_everywhere() -> None:
         mnist5k.split_rows(labels[1:])
 
 
+def test_hidden_files_do_not_count(root: Path) -> None:
+    companion = root / 'train' / '3' / '._0000.png'
+    companion.touch()
+    assert mnist5k.is_complete(root)
+    companion.unlink()
+
+
 def test_second_run_changes_nothing(root: Path, capsys: pytest.CaptureFixture) -> None:
     before = {p: p.stat().st_mtime_ns for p in root.rglob('*.png')}
     mnist5k.convert(root)

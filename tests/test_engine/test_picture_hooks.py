@@ -51,7 +51,7 @@ def test_all_pictures_of_a_training(tmp_path: Path) -> None:
     cfg = tiny.run_cfg(root, tmp_path / 'run')
     cfg.custom_hooks += [
         dict(type='mergevq_mm.MergeGrowthVisualizationHook', keep=6),
-        dict(type='mergevq_mm.CodeUsageVisualizationHook', bits=tiny.BITS),
+        dict(type='mergevq_mm.CodeUsageVisualizationHook'),
         dict(type='mergevq_mm.CurvesVisualizationHook'),
     ]
     runner = Runner.from_cfg(cfg)

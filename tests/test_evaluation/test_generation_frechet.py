@@ -13,7 +13,11 @@ from tiny_generator import build
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mergevq_mm.evaluation import GenerationFrechet, GenerationStatistics
+from mergevq_mm.evaluation import (
+    GenerationFrechet,
+    GenerationStatistics,
+    InceptionFID,
+)
 from mergevq_mm.registry import DATASETS, MODELS
 from mergevq_mm.utils.distributed import end_process_group
 
@@ -151,6 +155,79 @@ def test_statistics_of_the_real_images_are_kept(tmp_path: Path) -> None:
         evaluate([metric(real_stats=path)], _Noise(11))
     with pytest.raises(ValueError, match='made with num_real=10, not 5; delete'):
         evaluate([metric(real_stats=path, real_nums=5)], first)
+
+
+class _Listed(_Noise):
+    """Noise that says where its images lie, as mmpretrain's data sets do."""
+
+    def __init__(self, names: str = 'abcdefghij', label: int = 0) -> None:
+        super().__init__(len(names))
+        self.names, self.label = names, label
+
+    def get_data_info(self, i: int) -> dict:
+        return dict(img_path=f'somewhere/val/{self.names[i]}.png', gt_label=self.label)
+
+
+def test_statistics_of_other_images_are_refused(tmp_path: Path) -> None:
+    """As many, in the same folder, of the same pipeline."""
+    path = str(tmp_path / 'real.npz')
+    found = evaluate([metric(real_stats=path)], _Listed())
+    assert evaluate([metric(real_stats=path)], _Listed()) == found
+    for other in (_Listed('abcdefghix'), _Listed(label=1)):
+        with pytest.raises(ValueError, match="made with real='_Listed.*; delete"):
+            evaluate([metric(real_stats=path)], other)
+
+
+def test_published_statistics(tmp_path: Path) -> None:
+    """They stand for the real images, and no image of the loader is read."""
+    path, dataset = str(tmp_path / 'published.npz'), _Noise()
+    published = colours(_Noise(50, seed=3).images.flip(1))
+    mean, cov = published.mean(0), np.cov(published, rowvar=False)
+    np.savez(path, mu=mean, sigma=cov, arr_0=np.zeros(3))
+    made = metric(statistics=path)
+    found = evaluate([made], dataset)['gen/frechet']
+    expected = expected_distance(colours(generated()), published)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert dataset.loads == 0 and made.protocol['real'] == 'statistics published.npz'
+    with pytest.raises(ValueError, match='both stand for the real images'):
+        metric(statistics=path, real_stats=path)
+    np.savez(path, mu=mean[:3], sigma=cov[:3, :3])
+    with pytest.raises(ValueError, match='are of 3 features, but the extractor has 4'):
+        evaluate([metric(statistics=path)], dataset)
+    for wrong in (dict(mu=mean), dict(mu=mean, sigma=cov[:2])):
+        np.savez(path, **wrong)
+        with pytest.raises(ValueError, match='mu .*and sigma'):
+            metric(statistics=path)
+    Path(path).write_bytes(b'no zip')
+    with pytest.raises(ValueError, match='is no .npz with mu and sigma'):
+        metric(statistics=path)
+    with pytest.raises(FileNotFoundError, match='gone.npz'):
+        metric(statistics=str(tmp_path / 'gone.npz'))
+
+
+def test_parts_of_fid(tmp_path: Path) -> None:
+    """Against scipy's root, which returns one array in any version."""
+    from scipy.linalg import sqrtm
+
+    class Script(nn.Module):
+        def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+            return torch.stack([x[:, 0].float().mean((1, 2)), x[:, 1, 0, 0].float()], 1)
+
+    torch.jit.script(Script()).save(str(tmp_path / 'inception.pt'))
+    made = InceptionFID(NUMBER, str(tmp_path / 'inception.pt'), prefix='FID')
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(40, 5)), rng.normal(size=(30, 5)) @ rng.normal(size=(5, 5))
+    moments = [(x.mean(0), np.cov(x, rowvar=False)) for x in (a, b + 0.3)]
+    (mean_a, cov_a), (mean_b, cov_b) = moments
+    found = made.compare(mean_a, cov_a, mean_b, cov_b)
+    cov = np.trace(cov_a + cov_b - 2 * sqrtm(cov_a @ cov_b).real)
+    assert found['cov'] == pytest.approx(cov, rel=1e-8)
+    assert found['mean'] == pytest.approx(np.square(mean_a - mean_b).sum())
+    assert found['fid'] == found['mean'] + found['cov']
+    metrics = evaluate([made], _Noise())
+    assert set(metrics) == {'FID/fid', 'FID/mean', 'FID/cov', 'batches'}
+    with pytest.raises(FileNotFoundError, match='gone.pt'):
+        InceptionFID(NUMBER, 'gone.pt')
 
 
 def test_beside_a_metric_of_mmagic() -> None:

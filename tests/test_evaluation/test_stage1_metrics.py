@@ -93,6 +93,19 @@ def test_codebook_metric(samples):
         _evaluate([CodebookMetric(bits=2)], samples)
 
 
+def test_bits_are_the_model_s(samples):
+    """Whatever stands in a config: 64 codes have 6 bits, not 18."""
+    expected = _evaluate([CodebookMetric(bits=6)], samples)
+    with pytest.raises(ValueError, match='do not say how many bits'):
+        _evaluate([CodebookMetric()], samples)
+    for sample in samples:
+        sample.set_field(6, 'bits')
+    assert _evaluate([CodebookMetric()], samples) == expected
+    for bits in (18, 3):
+        with pytest.raises(ValueError, match=f'bits={bits}, but .* have 6; leave'):
+            _evaluate([CodebookMetric(bits=bits)], samples)
+
+
 def test_source_recovery_metric(samples):
     found = _evaluate([SourceRecoveryMetric()], samples)
     for keep in (4, 16):

@@ -107,6 +107,7 @@ def test_predict_returns_what_the_parts_return() -> None:
     assert [id(s) for s in found] == [id(s) for s in samples]
     for i, sample in enumerate(found):
         assert sample.gt_label == i and sample.grid == (4, 6)
+        assert sample.bits == BITS
         torch.testing.assert_close(sample.original, x[i] * 0.5 + 0.5)
         assert list(sample.reconstructions) == [9, 16]
         for keep, made in sample.reconstructions.items():

@@ -96,6 +96,17 @@ def test_cached_codes_of_the_same_k(iteration) -> None:
         assert losses['keep'] == keep
 
 
+def test_cached_codes_of_another_raster() -> None:
+    """A map of other positions, or other numbers of codes than their name says."""
+    model = build(keep=9)
+    for name in ('group_K9', 'index_K9'):
+        data = code_batch()
+        data['inputs'][name] = data['inputs'][name][:, :8]
+        message = f'at K=9 have . codes and . positions, .* has {LENGTH} positions'
+        with pytest.raises(ValueError, match=message.replace('and .', 'and .+')):
+            model.encode(data['inputs'], data['data_samples'], 9)
+
+
 def test_cached_codes_without_that_k() -> None:
     model = build(keep=4)
     with pytest.raises(ValueError, match=r'keep=4 .* of K=\[9, 16\]; extract it'):

@@ -111,8 +111,9 @@ def test_share_of_tokens_and_chosen_features(
         out = tmp_path / f'{keep}.npz'
         more = ('--keep', keep, '--features', 'cls', '--split', 'train')
         tool.run(tool.parse_args(given(files, str(out), *more)))
-        rows[keep], _ = read_features(out)
+        rows[keep], metadata = read_features(out)
         assert set(rows[keep]) == {'cls', 'label', 'path'}
+        assert json.loads(metadata['classes']) == ['a', 'b']
         assert rows[keep]['cls'].shape == (2 * PER_CLASS, DIMS)
     np.testing.assert_array_equal(rows['0.5']['cls'], rows['8']['cls'])
 
@@ -176,6 +177,50 @@ def test_knn_of_files(tools: Tools, tmp_path: Path) -> None:
         tools.knn.main([*sides[:2], *rest])
     with pytest.raises(ValueError, match="has no feature 'avg'"):
         tools.knn.main([*sides, '--features', 'avg'])
+
+
+@pytest.mark.parametrize('ending', ['npz', 'safetensors'])
+def test_knn_of_other_classes(tools: Tools, tmp_path: Path, ending: str) -> None:
+    """Files of data sets that number their classes differently, or have none."""
+    rows = {'cls': np.eye(3, dtype=np.float32), 'label': np.array([0, 1, 2])}
+    gallery, queries = tmp_path / f'train.{ending}', tmp_path / f'val.{ending}'
+    write_features(gallery, rows, dict(classes='["a", "b", "c"]'))
+    rows['label'] = np.array([0, 1, 1])
+    command = ['--gallery', str(gallery), '--queries', str(queries)]
+    command += ['--features', 'cls', '--k', '1']
+    write_features(queries, rows, dict(classes='["a", "c"]'))
+    with pytest.raises(ValueError, match="class 1 is 'b' in the training .* 'c' in"):
+        tools.knn.main(command)
+    write_features(queries, rows, dict(classes='["a", "b"]'))
+    tools.knn.main(command)
+    write_features(queries, {**rows, 'label': np.full(3, -1)})
+    with pytest.raises(ValueError, match='held-out images have no labels'):
+        tools.knn.main(command)
+
+
+def test_knn_of_a_split_that_lacks_a_class(
+    tools: Tools, files: Path, tmp_path: Path
+) -> None:
+    """The images of each class have a colour of their own: all are right."""
+    rng = np.random.default_rng(0)
+    for split, names in (('train', 'abc'), ('val', 'ac')):
+        for name in names:
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(4):
+                pixels = rng.integers(0, 40, (10, 10, 3), dtype=np.uint8)
+                pixels[..., 'abc'.index(name)] += 200
+                Image.fromarray(pixels).save(folder / f'{i}.png')
+    out = tmp_path / 'knn.json'
+    options = [
+        f'{split}_dataloader.dataset.{key}'
+        for split in ('train', 'val')
+        for key in (f'data_root={tmp_path}', 'num_classes=None')
+    ]
+    more = ['--k', '3', '--features', 'avg', '--probe', '--json', str(out)]
+    tools.knn.main(given(files, *more, '--cfg-options', *options))
+    row = json.loads(out.read_text())['rows'][0]
+    assert row['3'] == row['probe'] == 100
 
 
 # -------------------------------------------------------- throughput and accuracy

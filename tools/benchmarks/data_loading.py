@@ -88,7 +88,7 @@ def make_sources(folder: Path, kinds: Sequence[str]) -> dict[str, ImageFolder]:
     Returns:
         dict[str, ImageFolder]: Kind to data set.
     """
-    images = list_images(folder / 'train', ImageFolder.IMG_EXTENSIONS)
+    images = list_images(folder, 'train')
     found = {}
     for kind in kinds:
         root, args = folder, None

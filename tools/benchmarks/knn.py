@@ -14,6 +14,7 @@ Examples (CONFIG=configs/mergevq_g+r.py):
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,14 @@ from common import Report, run_main
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from extract_features import FEATURES, add_arguments, extract, keep_of, read_config
+from extract_features import (
+    FEATURES,
+    add_arguments,
+    check_labels,
+    extract,
+    keep_of,
+    read_config,
+)
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -75,7 +83,11 @@ def feature_sets(
     if args.gallery and args.queries:
         from mergevq_mm.evaluation.feature_files import read_features
 
-        sets = [read_features(file)[0] for file in (args.gallery, args.queries)]
+        sets = []
+        for file in (args.gallery, args.queries):
+            rows, metadata = read_features(file)
+            classes = json.loads(metadata.get('classes', '[]'))
+            sets.append({**rows, 'classes': classes})
         for file, rows in zip((args.gallery, args.queries), sets, strict=True):
             missing = [name for name in args.features if name not in rows]
             if missing:
@@ -102,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     args = parse_args(argv)
     train, val = feature_sets(args)
+    check_labels(train, val)
     columns = {'feature': 'feature', 'width': 'width|d'}
     columns |= {str(k): f'k = {k} (%)|.2f' for k in args.k}
     if args.probe:

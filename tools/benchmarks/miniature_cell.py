@@ -114,7 +114,7 @@ def reconstruction(
         SourceRecoveryMetric,
     )
 
-    metrics = [ReconstructionMetric(), CodebookMetric(bits=model.quantizer.bits)]
+    metrics = [ReconstructionMetric(), CodebookMetric()]
     if model.predict_source:
         metrics.append(SourceRecoveryMetric())
     images = image_set(cell, setting, 'val')

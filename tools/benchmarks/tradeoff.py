@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from extract_features import (
     FEATURES,
     add_arguments,
+    check_labels,
     device_of,
     extract,
     loader_of,
@@ -92,18 +93,20 @@ def accuracies(
     """
     from mergevq_mm.evaluation.probe import linear_probe
 
-    def features(split: str, keep: int) -> tuple[np.ndarray, np.ndarray]:
-        rows = extract(cfg, split, args.features, keep, args)
+    def pair(rows: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         return np.concatenate([rows[n] for n in args.features], axis=1), rows['label']
 
-    plain = features('train', length)
+    plain = extract(cfg, 'train', args.features, length, args)
     found = {}
     for keep in keeps:
-        train = plain if keep == length else features('train', keep)
-        test = features('val', keep)
+        train = plain
+        if keep != length:
+            train = extract(cfg, 'train', args.features, keep, args)
+        test = extract(cfg, 'val', args.features, keep, args)
+        check_labels(plain, test)
         found[keep] = {
-            'frozen': 100 * linear_probe(*plain, *test, PENALTIES),
-            'own': 100 * linear_probe(*train, *test, PENALTIES),
+            'frozen': 100 * linear_probe(*pair(plain), *pair(test), PENALTIES),
+            'own': 100 * linear_probe(*pair(train), *pair(test), PENALTIES),
         }
     return found
 

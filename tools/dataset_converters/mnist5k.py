@@ -74,7 +74,7 @@ def is_complete(out_dir: Path) -> bool:
     """
     counts = {'train': TRAIN_PER_CLASS, 'val': PER_CLASS - TRAIN_PER_CLASS}
     return all(
-        len(list((out_dir / split / str(digit)).glob('*.png'))) == count
+        len(list((out_dir / split / str(digit)).glob('[!.]*.png'))) == count
         for split, count in counts.items()
         for digit in range(NUM_CLASSES)
     )

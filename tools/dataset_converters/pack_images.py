@@ -63,7 +63,6 @@ class Progress:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    from mergevq_mm.datasets import ImageFolder
     from mergevq_mm.datasets.packing import index_shards, list_images, pack, write_list
 
     try:
@@ -73,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_list(images, args.data_root, args.split)
             print(f'{len(images)} images with a class are listed of {folder}')
             return
-        images = list_images(args.data_root / args.split, ImageFolder.IMG_EXTENSIONS)
+        images = list_images(args.data_root, args.split)
         target = pack(
             images,
             args.out_dir,
@@ -82,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.shard_mb * 2**20,
             Progress(len(images)),
         )
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     print(f'{len(images)} images are in {target}')
 

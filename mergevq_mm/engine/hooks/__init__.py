@@ -1,5 +1,6 @@
 """Hooks: complete and safe checkpoints, guards, averages, progress, pictures."""
 
+from .class_check_hook import ClassCheckHook
 from .damaged_files_hook import DamagedFilesHook
 from .generator_ema_hook import GeneratorEMAHook
 from .merge_growth_hook import MergeGrowthVisualizationHook
@@ -21,6 +22,7 @@ from .work_dir_lock_hook import WorkDirLockHook
 
 __all__ = [
     'CacheVisualizationHook',
+    'ClassCheckHook',
     'CodeUsageVisualizationHook',
     'CurvesVisualizationHook',
     'DamagedFilesHook',

@@ -11,6 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mergevq_mm.evaluation.functional import code_bits
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.distributed import unwrap
 from mergevq_mm.visualization import (
@@ -34,14 +35,18 @@ class CodeUsageVisualizationHook(DrawingHook):
     nothing is encoded again. Written is ``work_dir/vis_data/codes_K<K>_<step>.png``.
 
     Args:
-        bits (int): Bits of a code. Defaults to 18.
+        bits (int, optional): Bits of a code, for predictions that do not say it; those
+            of ``MergeVQ`` do. Defaults to None.
         keeps (Sequence[int], optional): Draw only these numbers of kept tokens.
             Defaults to None, all that the predictions have.
     """
 
-    def __init__(self, bits: int = 18, keeps: Sequence[int] | None = None) -> None:
-        super().__init__(bits=bits)
+    def __init__(
+        self, bits: int | None = None, keeps: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(**({} if bits is None else {'bits': bits}))
         self.bits = bits
+        self._found = 0  # bits of the codes that were collected
         self.keeps = None if keeps is None else tuple(keeps)
         self._codes: dict[int, list[np.ndarray]] = {}
 
@@ -57,6 +62,7 @@ class CodeUsageVisualizationHook(DrawingHook):
         for output in outputs or ():
             is_dict = isinstance(output, dict)
             made = output['reconstructions'] if is_dict else output.reconstructions
+            self._found = code_bits(output, self.bits)
             for keep in made if self.keeps is None else self.keeps:
                 index = made[keep]['index'].cpu().numpy()
                 self._codes.setdefault(keep, []).append(index)
@@ -64,7 +70,9 @@ class CodeUsageVisualizationHook(DrawingHook):
     def _draw(self, runner: Runner, testing: bool) -> None:
         codes, self._codes = self._codes, {}
         for keep, index in codes.items():
-            figure = code_usage_figure(np.concatenate(index), self.bits, f'K = {keep}')
+            figure = code_usage_figure(
+                np.concatenate(index), self._found, f'K = {keep}'
+            )
             write_picture(runner, f'codes_K{keep}', figure_image(figure), testing)
 
 

@@ -1,9 +1,14 @@
-"""Refuses to train a generator on the codes of another tokenizer than its own."""
+"""Refuses to train a generator on codes that are not for it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
 
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.distributed import unwrap
@@ -11,11 +16,13 @@ from mergevq_mm.utils.distributed import unwrap
 
 @HOOKS.register_module()
 class TokenizerCheckHook(Hook):
-    """Compares the fingerprints of cached codes and of the model's tokenizer.
+    """Compares what the training data say of themselves with a generator.
 
-    Codes of another tokenizer, or of another checkpoint of the same, are numbers of the
-    same range with another meaning: the training would run, and the images be noise.
-    Data sets without a ``fingerprint`` in their ``metainfo`` (images) pass; the
+    Compared are classes, raster, bits, numbers of groups and the tokenizer's
+    fingerprint. Codes of another tokenizer, or of another checkpoint of the same, are
+    numbers of the same range with another meaning: the training would run, and the
+    images be noise. A generator of more classes than its data have would draw those
+    that it has not learnt. What data sets do not say in their ``metainfo`` passes; the
     tokenizer's weights are read all the same, so that those of a tokenizer of another
     shape are an error before the first step.
     """
@@ -32,12 +39,14 @@ class TokenizerCheckHook(Hook):
             ValueError: If they differ, or the tokenizer's checkpoint does not fit it.
             FileNotFoundError: If the checkpoint is missing.
         """
-        tokenizer = getattr(unwrap(runner.model), 'tokenizer', None)
+        model = unwrap(runner.model)
+        tokenizer = getattr(model, 'tokenizer', None)
         if tokenizer is None:
             return
+        about = metainfo_of(runner.train_dataloader.dataset)
+        check_fit(about, model)
         found = tokenizer.fingerprint()  # reads the weights, which may not fit
-        metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', None) or {}
-        expected = metainfo.get('fingerprint')
+        expected = about.get('fingerprint')
         if expected is not None and found != expected:
             raise ValueError(
                 f'train_dataloader.dataset holds codes of the tokenizer '
@@ -45,3 +54,57 @@ class TokenizerCheckHook(Hook):
                 'checkpoint that the codes were made with, or extract them anew '
                 '(tools/extract_codes.py).'
             )
+
+
+def metainfo_of(dataset: Dataset) -> Mapping[str, Any]:
+    """What a data set says of itself, also through wrappers of torch.
+
+    Args:
+        dataset (Dataset): Of any library.
+
+    Returns:
+        Mapping[str, Any]: Empty if it says nothing.
+    """
+    while not hasattr(dataset, 'metainfo') and hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    return getattr(dataset, 'metainfo', None) or {}
+
+
+def check_fit(about: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuse training data that are not for a generator.
+
+    Args:
+        about (Mapping[str, Any]): Of :func:`metainfo_of`.
+        model (nn.Module): A ``TokenGenerator``; what it lacks is not compared.
+
+    Raises:
+        ValueError: At the first difference.
+    """
+    classes = about.get('classes')
+    number = getattr(model, 'num_classes', None)
+    if classes and number is not None and len(classes) != number:
+        raise ValueError(
+            f'train_dataloader.dataset has {len(classes)} classes, but '
+            f'model.num_classes={number}; set model.num_classes={len(classes)}, or '
+            'give data of all classes.'
+        )
+    for name in ('grid', 'bits', 'split'):
+        has, wants = about.get(name), getattr(model.tokenizer, name, None)
+        if has is None or wants is None:
+            continue
+        if isinstance(has, (tuple, list)):
+            has, wants = tuple(has), tuple(wants)
+        if has != wants:
+            raise ValueError(
+                f'train_dataloader.dataset holds codes with {name}={has}, but '
+                f'model.tokenizer has {name}={wants}; extract them anew with this '
+                'tokenizer (tools/extract_codes.py).'
+            )
+    keeps = about.get('keeps')
+    missing = sorted(set(getattr(model, 'keeps', ())) - set(keeps)) if keeps else []
+    if missing:
+        raise ValueError(
+            f'model.keep has K={missing}, of which train_dataloader.dataset has no '
+            f'codes, only of K={sorted(keeps)}; extract them too '
+            '(tools/extract_codes.py --keep), or change model.keep.'
+        )

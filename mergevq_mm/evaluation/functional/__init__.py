@@ -8,11 +8,12 @@ from .frechet import (
     matrix_root,
 )
 from .image_quality import MAX_PSNR, psnr, quantize, ssim
-from .predictions import kept_counts, originals, stacked
+from .predictions import code_bits, kept_counts, originals, stacked
 
 __all__ = [
     'MAX_PSNR',
     'bit_entropies',
+    'code_bits',
     'code_statistics',
     'entropy_bits',
     'frechet_distance',

@@ -1,8 +1,8 @@
 """Reading what ``MergeVQ.predict`` returns.
 
-A prediction holds ``original`` (3×H×W in [0, 1]), ``grid`` and ``reconstructions``, a
-dict from K to a dict with ``image``, ``index``, ``group`` and, where the recovery is
-learned, ``predicted_group`` and ``predicted_image``.
+A prediction holds ``original`` (3×H×W in [0, 1]), ``grid``, ``bits`` of a code and
+``reconstructions``, a dict from K to a dict with ``image``, ``index``, ``group`` and,
+where the recovery is learned, ``predicted_group`` and ``predicted_image``.
 """
 
 from __future__ import annotations
@@ -46,6 +46,34 @@ def kept_counts(
 def originals(samples: Sequence[Mapping]) -> Tensor:
     """The input images of a batch of predictions, B×3×H×W in [0, 1]."""
     return torch.stack([sample['original'] for sample in samples])
+
+
+def code_bits(sample: Mapping, bits: int | None = None) -> int:
+    """Bits of a code of the model that has made a prediction.
+
+    Args:
+        sample (Mapping): The prediction.
+        bits (int, optional): What a config says, for predictions that do not. Defaults
+            to None.
+
+    Returns:
+        int: Their number.
+
+    Raises:
+        ValueError: If nobody says it, or config and prediction differ.
+    """
+    found = sample.get('bits')
+    if found is None:
+        found = bits
+    if found is None:
+        raise ValueError(
+            "data_samples do not say how many bits a code has; give bits, the model's."
+        )
+    if bits not in (None, found):
+        raise ValueError(
+            f'bits={bits}, but the codes of the model have {found}; leave bits out.'
+        )
+    return int(found)
 
 
 def stacked(samples: Sequence[Mapping], keep: int, field: str) -> Tensor | None:

@@ -5,6 +5,7 @@ from .codebook import CodebookMetric
 from .frechet import FrechetMetric
 from .generation import GenerationMetric, GenerationStatistics
 from .generation_frechet import GenerationFrechet
+from .inception_fid import InceptionFID
 from .knn import KNNAccuracy
 from .lpips import LPIPSMetric
 from .reconstruction import ReconstructionMetric
@@ -17,6 +18,7 @@ __all__ = [
     'GenerationFrechet',
     'GenerationMetric',
     'GenerationStatistics',
+    'InceptionFID',
     'KNNAccuracy',
     'LPIPSMetric',
     'ReconstructionMetric',

@@ -10,7 +10,7 @@ from mmengine.evaluator import BaseMetric
 
 from mergevq_mm.registry import METRICS
 
-from ..functional import code_statistics, kept_counts, stacked
+from ..functional import code_bits, code_statistics, kept_counts, stacked
 
 
 @METRICS.register_module()
@@ -23,7 +23,8 @@ class CodebookMetric(BaseMetric):
     indices are gathered as 4 bytes a token: 50 MB for 50,000 images at K = 256.
 
     Args:
-        bits (int): Number of bits of a code. Defaults to 18.
+        bits (int, optional): Number of bits of a code, for predictions that do not say
+            it; those of ``MergeVQ`` do. Defaults to None.
         keeps (Sequence[int], optional): Measure only these numbers of kept tokens.
             Defaults to None, all that the predictions have.
         collect_device (str): 'cpu' or 'gpu'. Defaults to 'cpu'.
@@ -31,22 +32,22 @@ class CodebookMetric(BaseMetric):
         collect_dir (str, optional): Folder to gather results in. Defaults to None.
 
     Raises:
-        ValueError: If ``bits`` is not in [1, 30], or an index has more bits (when
-            evaluated).
+        ValueError: If ``bits`` is not in [1, 30], or (when evaluated) is not the
+            model's, or an index has more.
     """
 
     default_prefix = 'codebook'
 
     def __init__(
         self,
-        bits: int = 18,
+        bits: int | None = None,
         keeps: Sequence[int] | None = None,
         collect_device: str = 'cpu',
         prefix: str | None = None,
         collect_dir: str | None = None,
     ) -> None:
         super().__init__(collect_device, prefix, collect_dir)
-        if not 1 <= bits <= 30:
+        if bits is not None and not 1 <= bits <= 30:
             raise ValueError(
                 f'bits={bits} of CodebookMetric is not in [1, 30]; give the '
                 "quantizer's number of bits."
@@ -66,21 +67,28 @@ class CodebookMetric(BaseMetric):
             keep: stacked(data_samples, keep, 'index').cpu().numpy().astype(np.int32)
             for keep in keeps
         }
-        for i in range(len(data_samples)):
-            self.results.append({keep: index[keep][i] for keep in keeps})
+        for i, sample in enumerate(data_samples):
+            codes = {keep: index[keep][i] for keep in keeps}
+            self.results.append((code_bits(sample, self.bits), codes))
 
-    def compute_metrics(self, results: list[dict[int, np.ndarray]]) -> dict[str, float]:
+    def compute_metrics(
+        self, results: list[tuple[int, dict[int, np.ndarray]]]
+    ) -> dict[str, float]:
         """Make the histogram of all codes and describe it.
 
         Args:
-            results (list[dict[int, np.ndarray]]): For each image K to its K indices.
+            results (list[tuple[int, dict[int, np.ndarray]]]): For each image the bits
+                of a code, and K to its K indices.
 
         Returns:
             dict[str, float]: Name to value.
         """
-        metrics = {}
-        for keep in results[0] if results else ():
-            index = np.concatenate([result[keep] for result in results])
-            for name, value in code_statistics(index, self.bits).items():
+        metrics: dict[str, float] = {}
+        if not results:
+            return metrics
+        bits, codes = results[0]
+        for keep in codes:
+            index = np.concatenate([codes[keep] for _, codes in results])
+            for name, value in code_statistics(index, bits).items():
                 metrics[f'K{keep}/{name}'] = value
         return metrics

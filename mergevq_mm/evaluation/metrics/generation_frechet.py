@@ -25,6 +25,7 @@ from mergevq_mm.utils.fileio import write_atomically
 
 from ..feature_extractors import FeatureExtractor
 from ..functional import gaussian_distance, gaussian_moments
+from ..published_statistics import read_published
 from .generation import GenerationMetric
 
 Moments = tuple[np.ndarray, np.ndarray]
@@ -50,15 +51,20 @@ class GenerationFrechet(GenerationMetric):
             data set. Defaults to -1, all.
         real_stats (str, optional): File (.npz) to keep mean and covariance of the real
             features in, or to take them from. Defaults to None.
+        statistics (str, optional): Path or URL of published statistics of real images,
+            in place of those of the loader: an .npz with ``mu`` and ``sigma``, as the
+            ADM suite has it. Only their number of features can be checked. Defaults to
+            None.
         reference (dict, optional): Config of a data set, such as the training images:
             the distance of (at most ``fake_nums`` of) its images, what a generator that
             repeats them would reach. Defaults to None.
         **kwargs (Any): See :class:`GenerationMetric`.
 
     Raises:
-        FileNotFoundError: If a local file of weights in ``extractor`` is not there.
+        FileNotFoundError: If a local file of weights in ``extractor`` is not there, or
+            ``statistics`` is not there or cannot be fetched.
         ValueError: If ``extractor`` is no feature extractor, there are too few images,
-            or ``real_stats`` holds the statistics of something else.
+            or ``real_stats`` or ``statistics`` hold those of something else.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class GenerationFrechet(GenerationMetric):
         fake_nums: int,
         real_nums: int = -1,
         real_stats: str | None = None,
+        statistics: str | None = None,
         reference: dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -87,6 +94,13 @@ class GenerationFrechet(GenerationMetric):
         self.real_nums = real_nums
         self.real_stats, self.reference = real_stats, reference
         self.protocol: dict[str, Any] = {}
+        if statistics is not None and real_stats is not None:
+            raise ValueError(
+                f'real_stats={real_stats!r} and statistics={statistics!r} both stand '
+                'for the real images; give one of them.'
+            )
+        self.statistics = statistics
+        self._published = None if statistics is None else read_published(statistics)
         self._real: Moments | None = None
         self._reference: float | None = None
 
@@ -98,6 +112,19 @@ class GenerationFrechet(GenerationMetric):
             dataloader (DataLoader): Of the real images.
         """
         self.extractor.to(module.data_preprocessor.device)
+        if self._published is None:
+            self._prepare_real(module, dataloader)
+        else:
+            self._prepare_published(module.data_preprocessor.device)
+        if self.reference is not None:
+            others = DATASETS.build(self.reference)
+            number = min(len(others), self.fake_nums)
+            moments = self._moments(others, number, module, dataloader)
+            if is_main_process():
+                self._reference = gaussian_distance(*self._real, *moments)
+
+    def _prepare_real(self, module: BaseModel, dataloader: DataLoader) -> None:
+        """Statistics of the images of the loader, computed or read."""
         dataset = dataloader.dataset
         number = len(dataset) if self.real_nums == -1 else self.real_nums
         if number > len(dataset):
@@ -116,12 +143,20 @@ class GenerationFrechet(GenerationMetric):
             print_log('Features of the real images …', 'current')
             self._real = self._moments(dataset, number, module, dataloader)
             self._write_stats(described)
-        if self.reference is not None:
-            others = DATASETS.build(self.reference)
-            number = min(len(others), self.fake_nums)
-            moments = self._moments(others, number, module, dataloader)
-            if is_main_process():
-                self._reference = gaussian_distance(*self._real, *moments)
+
+    @torch.no_grad()
+    def _prepare_published(self, device: torch.device) -> None:
+        """Published statistics, compared with the extractor before any image."""
+        width = self.extractor(torch.zeros(1, 3, 64, 64, device=device)).shape[1]
+        self._real = self._published
+        found = len(self._real[0])
+        if found != width:
+            raise ValueError(
+                f'statistics={self.statistics!r} are of {found} features, but the '
+                f'extractor has {width}; give those of the same network.'
+            )
+        name = os.path.basename(self.statistics)
+        self.protocol = {**self.extractor.protocol(), 'real': f'statistics {name}'}
 
     @torch.no_grad()
     def measure(self, samples: Sequence[Mapping]) -> list[np.ndarray]:
@@ -156,11 +191,20 @@ class GenerationFrechet(GenerationMetric):
                 'equally many images.',
                 'current',
             )
-        distance = gaussian_distance(*self._real, *gaussian_moments(features))
-        values = {'frechet': distance}
+        values = self.compare(*self._real, *gaussian_moments(features))
         if self._reference is not None:
             values['frechet_reference'] = self._reference
         return values
+
+    def compare(
+        self,
+        mean_a: np.ndarray,
+        cov_a: np.ndarray,
+        mean_b: np.ndarray,
+        cov_b: np.ndarray,
+    ) -> dict[str, float]:
+        """Named distances between the Gaussians of real and generated images."""
+        return {'frechet': gaussian_distance(mean_a, cov_a, mean_b, cov_b)}
 
     # ------------------------------------------------------------------- real images
 
@@ -234,7 +278,10 @@ class GenerationFrechet(GenerationMetric):
 
 
 def describe_dataset(dataset: Dataset) -> str:
-    """Name a data set by type, folder, number of images and a digest of its pipeline.
+    """Name a data set by type, folder, number of images, and a digest.
+
+    The digest is of the pipeline, and of the images' paths and classes where the data
+    set lists them: other images in the same folder are other data.
 
     Args:
         dataset (Dataset): For example ``mergevq_mm.ImageFolder``.
@@ -244,6 +291,10 @@ def describe_dataset(dataset: Dataset) -> str:
     """
     parts = [getattr(dataset, name, '') or '' for name in ('data_root', 'split')]
     where = os.path.join(*map(str, parts)).rstrip('/')
-    pipeline = repr(getattr(dataset, 'pipeline', None))
-    digest = hashlib.sha256(pipeline.encode()).hexdigest()[:8]
-    return f'{type(dataset).__name__}({where}, {len(dataset)}, {digest})'
+    digest = hashlib.sha256(repr(getattr(dataset, 'pipeline', None)).encode())
+    for i in range(len(dataset) if hasattr(dataset, 'get_data_info') else 0):
+        info = dataset.get_data_info(i)
+        path = os.path.relpath(info.get('img_path', '.'), parts[0] or '.')
+        digest.update(f'{path}\n{info.get("gt_label")}\n'.encode())
+    short = digest.hexdigest()[:8]
+    return f'{type(dataset).__name__}({where}, {len(dataset)}, {short})'

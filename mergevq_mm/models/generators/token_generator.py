@@ -186,7 +186,8 @@ class TokenGenerator(BaseModel):
             CodeBatch: Codes, groups and classes.
 
         Raises:
-            ValueError: If the cached codes lack this K, or there are no classes.
+            ValueError: If the cached codes lack this K or are of another raster, or
+                there are no classes.
         """
         labels = labels_of(data_samples)
         if labels is None:
@@ -201,8 +202,7 @@ class TokenGenerator(BaseModel):
             index, group = self.tokenizer.encode(inputs, keep)[:2]
         return CodeBatch(index.long(), group.long(), labels, self.grid)
 
-    @staticmethod
-    def _cached(inputs: Mapping[str, Tensor], keep: int) -> tuple[Tensor, Tensor]:
+    def _cached(self, inputs: Mapping[str, Tensor], keep: int) -> tuple[Tensor, Tensor]:
         if f'index_K{keep}' not in inputs:
             names = (name.partition('index_K')[2] for name in inputs)
             found = sorted(int(name) for name in names if name)
@@ -211,7 +211,14 @@ class TokenGenerator(BaseModel):
                 "extract it too (tools/extract_codes.py --keep), or change the model's "
                 'keep.'
             )
-        return inputs[f'index_K{keep}'], inputs[f'group_K{keep}']
+        index, group = inputs[f'index_K{keep}'], inputs[f'group_K{keep}']
+        if (index.shape[1], group.shape[1]) != (keep, self.tokenizer.length):
+            raise ValueError(
+                f'cached codes at K={keep} have {index.shape[1]} codes and '
+                f'{group.shape[1]} positions, but the tokenizer has '
+                f'{self.tokenizer.length} positions; extract them with this tokenizer.'
+            )
+        return index, group
 
     # ----------------------------------------------------------------- generation
 

@@ -288,10 +288,10 @@ class MergeVQ(TwoSidedModel):
             data_samples (list[DataSample], optional): To fill. Defaults to None, new.
 
         Returns:
-            list[DataSample]: With ``original`` 3×H×W in [0, 1], ``grid`` and
-            ``reconstructions``: for each K a dict with ``image``, ``index`` (K) and
-            ``group`` (L); where the source map is predicted, also ``predicted_image``
-            and ``predicted_group``.
+            list[DataSample]: With ``original`` 3×H×W in [0, 1], ``grid``, ``bits`` of
+            a code, and ``reconstructions``: for each K a dict with ``image``,
+            ``index`` (K) and ``group`` (L); where the source map is predicted, also
+            ``predicted_image`` and ``predicted_group``.
         """
         if isinstance(inputs, (list, tuple)):
             inputs = inputs[0]
@@ -305,6 +305,7 @@ class MergeVQ(TwoSidedModel):
             }
             sample.set_field(_to_unit_range(inputs[i]), 'original')
             sample.set_field(embedded.grid, 'grid')
+            sample.set_field(self.quantizer.bits, 'bits')
             sample.set_field(made, 'reconstructions')
         return samples
 

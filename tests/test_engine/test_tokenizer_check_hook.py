@@ -1,0 +1,70 @@
+"""Codes and images that are not for a generator are refused before the first step."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tiny_generator import GRID, build
+from torch.utils.data import Subset
+
+from mergevq_mm.engine.hooks import TokenizerCheckHook
+
+FITS = dict(
+    classes=('a', 'b', 'c'),
+    fingerprint='a' * 64,
+    grid=list(GRID),
+    bits=6,
+    split=(2, 4),
+    keeps=(4, 9, 12),
+)
+
+
+class Data(list):
+    """A data set that says something of itself."""
+
+    def __init__(self, **metainfo: Any) -> None:
+        super().__init__([0, 1])
+        self.metainfo = metainfo
+
+
+def check(wrap: bool = False, **metainfo: Any) -> None:
+    model = build(num_classes=3, keep=dict(target=9, candidates=[4, 9]))
+    data = Data(**metainfo)
+    loader = SimpleNamespace(dataset=Subset(data, [0]) if wrap else data)
+    TokenizerCheckHook().before_train(
+        SimpleNamespace(model=model, train_dataloader=loader)
+    )
+
+
+def test_what_fits_passes() -> None:
+    check(**FITS)
+    check(wrap=True, **FITS)
+    check()  # images
+    check(classes=None)
+    check(classes=['x', 'y', 'z'])
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(classes=('a', 'b')), r'has 2 classes, but model.num_classes=3; set'),
+        (dict(classes='abcd'), r'has 4 classes, but model.num_classes=3'),
+        (dict(grid=(2, 2)), r'grid=\(2, 2\), but model.tokenizer has grid='),
+        (dict(bits=18), r'bits=18, but model.tokenizer has bits=6'),
+        (dict(split=(3, 3)), r'split=\(3, 3\), but model.tokenizer has split=\(2, 4\)'),
+        (dict(keeps=(9, 12)), r'K=\[4\], of which .* only of K=\[9, 12\]'),
+        (dict(fingerprint='b' * 64), 'codes of the tokenizer bbbbbbbbbbbb…'),
+    ],
+)
+@pytest.mark.parametrize('wrap', [False, True])
+def test_what_does_not_fit_is_refused(change: dict, message: str, wrap: bool) -> None:
+    with pytest.raises(ValueError, match=message):
+        check(wrap, **{**FITS, **change})
+
+
+def test_images_of_other_classes() -> None:
+    """Images that are encoded on the fly have classes, too."""
+    with pytest.raises(ValueError, match='has 2 classes, but model.num_classes=3'):
+        check(classes=('a', 'b'))
