@@ -16,6 +16,7 @@ from mmengine.config import Config, DictAction
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
 from mergevq_mm.utils import config as config_utils
+from mergevq_mm.utils.config_options import merge_options
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -108,8 +109,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         config_utils.enable_auto_scale_lr(cfg)
     config_utils.set_resume(cfg, args.resume)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     config_utils.complete_dataloaders(
         cfg,
         pin_memory=False if args.no_pin_memory else None,
