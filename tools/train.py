@@ -17,6 +17,7 @@ from mmengine.config import Config, DictAction
 import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
 from mergevq_mm.utils import config as config_utils
 from mergevq_mm.utils.config_options import merge_options
+from mergevq_mm.utils.schedule_length import schedule_ratio, stretch_start
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -141,17 +142,25 @@ def check(cfg: Config) -> None:
 def main() -> None:
     args = parse_args()
     try:
-        cfg = merge_args(config_utils.load_config(args.config), args)
+        own = config_utils.load_config(args.config)
+        cfg = merge_args(own.copy(), args)
         check(cfg)
+        ratio = schedule_ratio(args.config, own, cfg, args.cfg_options)
+        stretch_start(cfg, ratio, args.cfg_options)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
 
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from mergevq_mm.engine.training import prepare_training
     from mergevq_mm.utils.distributed import end_process_group
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        prepare_training(runner, ratio)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'error: {error}')
     code = None
     try:
         runner.train()

@@ -1,8 +1,8 @@
 """Settings given on the command line: merged into a config if anything reads them.
 
-Variables of a config file (``data_root``, a pipeline, an optimizer that two sides share)
-have done their work once the file is read. mmengine would change them and nothing else;
-here they are refused, with the settings that they have become.
+Variables of a config file (``data_root``, a pipeline, an optimizer of two sides) have
+done their work once the file is read. mmengine would change them and nothing else; here
+they are refused, with the settings that they have become.
 """
 
 from __future__ import annotations
