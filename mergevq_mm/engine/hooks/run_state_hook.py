@@ -216,7 +216,8 @@ class RunStateHook(Hook):
         random weights.
 
         Gradient accumulation needs it, to go on in step and to use the last batches;
-        mmengine's ``OptimWrapperDict`` passes it on to none of them.
+        mmengine's ``OptimWrapperDict`` passes it on to none of them. Each logs the norm
+        of its gradients under a name of its own, as its rate.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -227,10 +228,13 @@ class RunStateHook(Hook):
         loop = runner.train_loop
         check_steps(loop.dataloader, loop.max_epochs, loop.max_iters)
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
-            for wrapper in runner.optim_wrapper.values():
+            for name, wrapper in runner.optim_wrapper.items():
                 wrapper.initialize_count_status(
                     runner.model, runner.iter, runner.max_iters
                 )
+                own = getattr(wrapper, 'grad_name', None)
+                if own is not None and not own.startswith(f'{name}.'):
+                    wrapper.grad_name = f'{name}.{own}'
         if self._accumulation is not None:
             set_accumulation(runner.optim_wrapper, self._accumulation)
             self._accumulation = None
