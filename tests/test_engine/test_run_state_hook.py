@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +167,8 @@ def test_each_optimizer_logs_the_norm_of_its_own_gradients(tmp_path: Path) -> No
         wrapper.clip_func = torch.nn.utils.clip_grad_norm_
         wrapper.grad_name = 'grad_norm'
     runner = make_gan_runner(tmp_path, [], model, epochs=1, wrappers=wrappers)
+    for wrapper in wrappers.values():  # a runner's own are built after its hub
+        wrapper.message_hub = runner.message_hub
     runner.train()
     logged = runner.message_hub.log_scalars
     found = {name: logged[name].data[1].size for name in logged if 'grad' in name}
