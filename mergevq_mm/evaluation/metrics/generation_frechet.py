@@ -60,6 +60,8 @@ class GenerationFrechet(GenerationMetric):
             or ``real_stats`` holds the statistics of something else.
     """
 
+    better = {'frechet': 'less'}
+
     def __init__(
         self,
         extractor: dict,
