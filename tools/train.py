@@ -31,6 +31,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='resume from a checkpoint; without a path from the newest whole one in '
         'the work dir',
     )
+    parser.add_argument(
+        '--rebuild-schedules',
+        action='store_true',
+        help="with --resume: follow the config's schedules (a new length, a new rate), "
+        "not the checkpoint's",
+    )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
         '--amp',
@@ -110,6 +116,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         config_utils.enable_auto_scale_lr(cfg)
     config_utils.set_resume(cfg, args.resume)
+    if args.rebuild_schedules:
+        config_utils.rebuild_schedules(cfg)
     merge_options(cfg, args.cfg_options)
     config_utils.complete_dataloaders(
         cfg,
