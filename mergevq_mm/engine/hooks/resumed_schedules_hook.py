@@ -104,7 +104,7 @@ class ResumedSchedulesHook(Hook):
         if not same:
             raise ValueError(
                 'resume: the checkpoint holds schedules of another number or kind than '
-                f'param_scheduler of the config; set it back, or build them anew: '
+                'param_scheduler of the config; set it back, or build them anew: '
                 f'{_REMEDY}.'
             )
         if lines:
@@ -125,7 +125,7 @@ class ResumedSchedulesHook(Hook):
         start, self._start = self._start, {}
         if not start or not self.rebuild:
             return
-        length = len(runner.train_dataloader)
+        length = max(runner.max_iters // max(runner.max_epochs, 1), 1)
         wrappers: dict[str, Any] = dict(each_wrapper(runner.optim_wrapper))
         for name, found in by_optimizer(runner.param_schedulers).items():
             replay(
