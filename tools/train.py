@@ -162,6 +162,7 @@ def main() -> None:
     from mmengine.runner import Runner
 
     from mergevq_mm.engine.training import prepare_training
+    from mergevq_mm.engine.work_dir_lock import WorkDirInUse
     from mergevq_mm.utils.distributed import end_process_group
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -174,6 +175,8 @@ def main() -> None:
         runner.train()
     except SystemExit as stop:  # all ranks were asked to stop, and have saved
         code = stop.code
+    except WorkDirInUse as error:  # by a run that started at the same moment
+        sys.exit(f'error: {error}')
     del runner
     end_process_group()
     sys.exit(code)

@@ -27,6 +27,10 @@ BEAT = 10.0  # seconds between two touches
 WATCH = 35.0  # seconds after which an untouched lock of another machine is dead
 
 
+class WorkDirInUse(ValueError):
+    """Another run writes into the work_dir."""
+
+
 def _machine() -> str:
     """This machine, and in a container this space of process numbers."""
     space = ''
