@@ -84,6 +84,16 @@ def test_the_config_itself_is_right() -> None:
             'param_scheduler.0.milestone .* did you mean milestones',
         ),
         (
+            dict(train_cfg__max_epoch=3),
+            'train_cfg.max_epoch is not known to EpochBasedTrainLoop; .* max_epochs?',
+        ),
+        (
+            dict(train_cfg__by_epoch=False, train_cfg__max_iter=3),
+            'train_cfg.max_epochs is not known to IterBasedTrainLoop; ',
+        ),
+        (dict(val_cfg__fp=True), 'val_cfg.fp is not known to ValLoop; .* fp16?'),
+        (dict(randomness__sed=1), 'randomness.sed is not known .* did you mean seed?'),
+        (
             dict(custom_hooks=[dict(type='mergevq_mm.NaNGuardHook', max_skip=2)]),
             'custom_hooks.0.max_skip .* NaNGuardHook; did you mean max_skips',
         ),

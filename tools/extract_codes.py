@@ -30,6 +30,7 @@ from mmengine.config import Config, DictAction
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 from mergevq_mm.utils import config as config_utils
+from mergevq_mm.utils.config_options import merge_options
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -38,6 +39,18 @@ if TYPE_CHECKING:
     from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
 
 Encode = Callable[[dict], dict[str, np.ndarray]]
+
+# What this tool and its siblings read of a stage-1 config.
+READS = (
+    'model',
+    'data_preprocessor',
+    'default_scope',
+    'codes_pipeline',
+    'train_dataloader.dataset',
+    'val_dataloader.dataset',
+    'test_dataloader.dataset',
+    'val_dataloader.num_workers',
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -353,7 +366,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     try:
         cfg = config_utils.load_config(args.config)
-        cfg.merge_from_dict(args.cfg_options or {})
+        merge_options(cfg, args.cfg_options, READS)
         header, dataset, encode = prepare(cfg, args)
         workers = args.num_workers
         if workers is None:

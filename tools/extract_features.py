@@ -18,11 +18,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from extract_codes import dataset_config, progress
+from extract_codes import READS, dataset_config, progress
 from mmengine.config import Config, DictAction
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 from mergevq_mm.utils import config as config_utils
+from mergevq_mm.utils.config_options import merge_options
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -99,7 +100,7 @@ def read_config(args: argparse.Namespace) -> Config:
     from mmengine.registry import init_default_scope
 
     cfg = config_utils.load_config(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    merge_options(cfg, args.cfg_options, READS)
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     return cfg
 

@@ -8,10 +8,13 @@ The config is a training config with ``teacher=dict(type='mergevq_mm.FrozenTeach
 from __future__ import annotations
 
 import argparse
+import sys
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
 import mergevq_mm  # first: makes the installed stack usable
+from mergevq_mm.utils.config import load_config
+from mergevq_mm.utils.config_options import merge_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,9 +35,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args.config)
+    merge_options(cfg, args.cfg_options, ('teacher', 'model.target_generator'))
     network = cfg.get('teacher') or cfg.get('model', {}).get('target_generator')
     if network is None:
         raise ValueError(
@@ -63,4 +65,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        sys.exit(f'error: {error}')

@@ -27,6 +27,7 @@ from mmengine.config import DictAction
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 from mergevq_mm.utils import config as config_utils
+from mergevq_mm.utils.config_options import merge_options
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -304,8 +305,7 @@ def run(args: argparse.Namespace) -> None:
     from mmengine.dist import all_gather_object, barrier, is_main_process
 
     cfg = config_utils.load_config(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options, ('model', 'data_preprocessor'))
     if args.batch_size < 1:
         raise ValueError(
             f'--batch-size {args.batch_size} draws nothing; give at least 1.'

@@ -17,6 +17,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
 from mergevq_mm.utils import config as config_utils
+from mergevq_mm.utils.config_options import merge_options
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -150,8 +151,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
         enable_pictures(cfg, args)
     if args.tta:
         enable_tta(cfg)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     config_utils.complete_dataloaders(
         cfg, False if args.no_pin_memory else None, persistent_workers=False
     )

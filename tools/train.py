@@ -16,6 +16,8 @@ from mmengine.config import Config, DictAction
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
 from mergevq_mm.utils import config as config_utils
+from mergevq_mm.utils.config_options import merge_options
+from mergevq_mm.utils.schedule_length import schedule_ratio, stretch_start
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -28,6 +30,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         const='auto',
         help='resume from a checkpoint; without a path from the newest whole one in '
         'the work dir',
+    )
+    parser.add_argument(
+        '--rebuild-schedules',
+        action='store_true',
+        help="with --resume: follow the config's schedules (a new length, a new rate), "
+        "not the checkpoint's",
     )
     precision = parser.add_mutually_exclusive_group()
     precision.add_argument(
@@ -108,8 +116,9 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         config_utils.enable_auto_scale_lr(cfg)
     config_utils.set_resume(cfg, args.resume)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    if args.rebuild_schedules:
+        config_utils.rebuild_schedules(cfg)
+    merge_options(cfg, args.cfg_options)
     config_utils.complete_dataloaders(
         cfg,
         pin_memory=False if args.no_pin_memory else None,
@@ -141,22 +150,33 @@ def check(cfg: Config) -> None:
 def main() -> None:
     args = parse_args()
     try:
-        cfg = merge_args(config_utils.load_config(args.config), args)
+        own = config_utils.load_config(args.config)
+        cfg = merge_args(own.copy(), args)
         check(cfg)
+        ratio = schedule_ratio(args.config, own, cfg, args.cfg_options)
+        stretch_start(cfg, ratio, args.cfg_options)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
 
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from mergevq_mm.engine.training import prepare_training
+    from mergevq_mm.engine.work_dir_lock import WorkDirInUse
     from mergevq_mm.utils.distributed import end_process_group
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    try:
+        prepare_training(runner, ratio)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'error: {error}')
     code = None
     try:
         runner.train()
     except SystemExit as stop:  # all ranks were asked to stop, and have saved
         code = stop.code
+    except WorkDirInUse as error:  # by a run that started at the same moment
+        sys.exit(f'error: {error}')
     del runner
     end_process_group()
     sys.exit(code)

@@ -13,11 +13,13 @@ default_hooks = dict(
         max_keep_ckpts=3,
     ),
     # SIGTERM and Ctrl-C save before they end the run; a second run in this work_dir is
-    # refused; images that cannot be read are listed (docs/reliability.md).
+    # refused; images that cannot be read are listed; a resumed run says which schedules
+    # it follows (docs/reliability.md).
     preemption=dict(type='mergevq_mm.PreemptionHook'),
     work_dir_lock=dict(type='mergevq_mm.WorkDirLockHook'),
     damaged_files=dict(type='mergevq_mm.DamagedFilesHook'),
     class_check=dict(type='mergevq_mm.ClassCheckHook'),
+    resumed_schedules=dict(type='mergevq_mm.ResumedSchedulesHook'),
 )
 log_processor = dict(by_epoch=True)
 

@@ -35,13 +35,14 @@ train_dataloader = dict(
     ),
 )
 steps = int('{{$MERGEVQ_STEPS:1500}}')
+warm_up = max(1, min(100, steps // 15))
 train_cfg = dict(_delete_=True, by_epoch=False, max_iters=steps)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=100),
+    dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=warm_up),
     dict(
         type='CosineAnnealingLR',
         by_epoch=False,
-        begin=100,
+        begin=warm_up,
         end=steps,
         eta_min_ratio=0.01,
     ),

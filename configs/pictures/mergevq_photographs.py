@@ -54,6 +54,7 @@ train_dataloader = dict(
         pipeline=[load, views, pack],
     ),
 )
+auto_scale_lr = dict(base_batch_size=8)
 train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=6)
 val_cfg = val_dataloader = val_evaluator = None
 test_cfg = test_dataloader = test_evaluator = None

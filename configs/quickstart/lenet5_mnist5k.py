@@ -58,6 +58,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+auto_scale_lr = dict(enable=False, base_batch_size=64)
 train_cfg = dict(by_epoch=True, max_epochs=25, val_interval=25)
 val_cfg = dict()
 test_cfg = dict()

@@ -123,5 +123,6 @@ default_hooks = dict(
     logger=dict(interval=50), checkpoint=dict(interval=5, max_keep_ckpts=1)
 )
 train_dataloader = dict(batch_size=16, num_workers=0, persistent_workers=False)
+auto_scale_lr = dict(base_batch_size=16)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = dict(num_workers=0, persistent_workers=False)

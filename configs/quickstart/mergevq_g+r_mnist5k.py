@@ -182,5 +182,6 @@ custom_hooks = [
 default_hooks = dict(checkpoint=dict(interval=5, max_keep_ckpts=1))
 # 32 digits load in a few milliseconds: a worker would only take a core away.
 train_dataloader = dict(batch_size=32, num_workers=0, persistent_workers=False)
+auto_scale_lr = dict(base_batch_size=32)
 val_dataloader = dict(num_workers=0, persistent_workers=False)
 test_dataloader = dict(num_workers=0, persistent_workers=False)

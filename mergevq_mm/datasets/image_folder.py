@@ -165,7 +165,8 @@ class ImageFolder(ImageNet):
         self._name_classes(numbers)
         beside = fileio.list_dir_or_file(folder, list_dir=False)  # in no class
         others = [file for name in found for file in files[name][1]]
-        self._tell_passed_over([*(f for f in beside if not is_hidden(f)), *others])
+        others += [file for file in beside if not is_hidden(file)]
+        self._tell_passed_over(others)
         return [(image, numbers[name]) for name in found for image in images[name]]
 
     def _files_below(self, name: str) -> tuple[list[str], list[str]]:

@@ -3,7 +3,8 @@
 A lock is alive if its process is: on one machine the process is looked up, together
 with the moment it was started at, for numbers are used again; on another machine the
 owner has to touch the file, which is watched for a while. So a run that was killed
-never blocks its successor for longer than that.
+never blocks its successor for longer than that. To look and to take the lock is one
+step: of two runs that start at the same moment one gets it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ import socket
 import sys
 import threading
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 LOCK_NAME = 'run.lock'
 BEAT = 10.0  # seconds between two touches
 WATCH = 35.0  # seconds after which an untouched lock of another machine is dead
+
+
+class WorkDirInUse(ValueError):
+    """Another run writes into the work_dir."""
 
 
 def _machine() -> str:
@@ -98,6 +105,42 @@ def check_free(folder: str | os.PathLike, watch: float = WATCH) -> None:
             )
 
 
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let the processes of a machine wait for each other, where it can."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system of a network
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Rename a whole file unless the name is taken, by a run of another machine.
+
+    Raises:
+        ValueError: If it is.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise ValueError(
+            f'work_dir="{path.parent}" was taken by another run at this moment: choose '
+            'another --work-dir.'
+        ) from None
+    except OSError:  # no links on this file system
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _is_ours(owner: dict[str, Any]) -> bool:
     return (owner['pid'], owner.get('machine')) == (os.getpid(), _machine())
 
@@ -115,7 +158,6 @@ class WorkDirLock:
 
     def __init__(self, folder: str | os.PathLike, watch: float = WATCH) -> None:
         self.path = Path(folder, LOCK_NAME)
-        check_free(folder, watch)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._entry = dict(
             pid=os.getpid(),
@@ -124,9 +166,13 @@ class WorkDirLock:
             since=time.strftime('%Y-%m-%d %H:%M:%S'),
             command=' '.join(sys.argv)[:200],
         )
-        temporary = self.path.with_name(f'{LOCK_NAME}.{os.getpid()}')
-        temporary.write_text(json.dumps(self._entry))
-        os.replace(temporary, self.path)
+        # Processes of several machines or containers may have the same number.
+        temporary = self.path.with_name(f'{LOCK_NAME}.{uuid.uuid4().hex}')
+        with _one_at_a_time(self.path.parent):
+            check_free(folder, watch)
+            self.path.unlink(missing_ok=True)  # what a dead run left
+            temporary.write_text(json.dumps(self._entry))
+            _give_name(temporary, self.path)
         self._end = threading.Event()
         threading.Thread(target=self._beat, daemon=True).start()
         atexit.register(self.release)

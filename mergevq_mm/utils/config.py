@@ -162,6 +162,25 @@ def set_resume(cfg: Config, resume: str | None) -> None:
         cfg.load_from = None if resume == 'auto' else resume
 
 
+def rebuild_schedules(cfg: Config) -> None:
+    """Let a resumed run follow the schedules of its config, not the checkpoint's.
+
+    Args:
+        cfg (Config): The config, after :func:`set_resume`; changed in place.
+
+    Raises:
+        ValueError: If the run does not resume.
+    """
+    if not cfg.get('resume'):
+        raise ValueError(
+            '--rebuild-schedules is for runs that go on: add --resume, or leave it out.'
+        )
+    cfg.setdefault('default_hooks', ConfigDict())
+    cfg.default_hooks['resumed_schedules'] = ConfigDict(
+        type='mergevq_mm.ResumedSchedulesHook', rebuild=True
+    )
+
+
 def disable_validation(cfg: Config) -> None:
     """Take the validation during training out of a config.
 
@@ -236,6 +255,7 @@ _SAFETY_HOOKS = dict(
     work_dir_lock='WorkDirLockHook',
     damaged_files='DamagedFilesHook',
     class_check='ClassCheckHook',
+    resumed_schedules='ResumedSchedulesHook',
 )
 
 
@@ -248,8 +268,9 @@ def complete_hooks(cfg: Config) -> None:
     later. Configs with a checkpoint hook of another type keep it.
     :class:`~mergevq_mm.engine.PreemptionHook`,
     :class:`~mergevq_mm.engine.WorkDirLockHook`,
-    :class:`~mergevq_mm.engine.DamagedFilesHook` and
-    :class:`~mergevq_mm.engine.ClassCheckHook` are added too;
+    :class:`~mergevq_mm.engine.DamagedFilesHook`,
+    :class:`~mergevq_mm.engine.ClassCheckHook` and
+    :class:`~mergevq_mm.engine.ResumedSchedulesHook` are added too;
     ``default_hooks=dict(preemption=None)`` leaves one out.
 
     Args:

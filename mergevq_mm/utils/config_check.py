@@ -20,6 +20,7 @@ from mmengine.registry import DefaultScope, Registry, init_default_scope, root
 from mmengine.runner import Runner
 
 from .compat.missing import remedy
+from .config_options import SECTIONS
 
 # Part of a key -> registry of the types below it; the last one that fits counts.
 _SECTIONS = {
@@ -66,37 +67,21 @@ _TAKEN = {
     'OPTIM_WRAPPERS': {'constructor', 'paramwise_cfg', 'modules', 'optimizer'},
     'LOOPS': {'by_epoch'},
 }
-# Names of settings that mmengine's runner reads; a key that nearly equals one of
-# those that are absent is a slip.
-_TOP = (
-    'auto_scale_lr',
-    'custom_hooks',
-    'custom_imports',
-    'data_preprocessor',
-    'default_hooks',
-    'default_scope',
-    'env_cfg',
-    'load_from',
-    'log_level',
-    'log_processor',
-    'model',
-    'model_wrapper_cfg',
-    'optim_wrapper',
-    'param_scheduler',
-    'randomness',
-    'resume',
-    'test_cfg',
-    'test_dataloader',
-    'test_evaluator',
-    'train_cfg',
-    'train_dataloader',
-    'val_cfg',
-    'val_dataloader',
-    'val_evaluator',
-    'visualizer',
-    'work_dir',
-)
+# A key that nearly equals a setting that is absent is a slip.
+_TOP = ('custom_imports', *SECTIONS)
 _LOADER_KEYS = {'dataset', 'num_batch_per_epoch', 'seed'}
+# Settings without a type, and what they may hold.
+_PLAIN = {
+    'auto_scale_lr': {'enable', 'base_batch_size'},
+    'env_cfg': {'cudnn_benchmark', 'dist_cfg', 'mp_cfg', 'resource_limit'},
+    'randomness': {'seed', 'diff_rank_seed', 'deterministic'},
+}
+# mmengine's loops where a config names none; that of a training depends on by_epoch.
+_LOOPS = {
+    'train_cfg': 'EpochBasedTrainLoop',
+    'val_cfg': 'ValLoop',
+    'test_cfg': 'TestLoop',
+}
 
 
 def check_config(cfg: Config) -> None:
@@ -142,6 +127,13 @@ def _check(value: Any, key: str, section: str | None) -> None:
     name = key.rpartition('.')[2]
     if name.endswith('_dataloader') and '.' not in key:
         _check_keys(value, key, 'a data loader', _loader_keys())
+    if key in _PLAIN:
+        _check_keys(value, key, key, _PLAIN[key])
+    if key in _LOOPS and 'type' not in value:
+        loop = _LOOPS[key]
+        if not value.get('by_epoch', True):
+            loop = 'IterBasedTrainLoop'
+        value = {**value, 'type': f'mmengine.{loop}'}
     if 'type' in value and section is not None:
         _check_type(value, key, section)
     for inner, item in value.items():

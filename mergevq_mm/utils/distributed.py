@@ -8,7 +8,7 @@ from torch import distributed, nn
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """Take a module out of its distributed wrapper, if it has one.
+    """Take a module out of its wrapper, distributed or for augmented tests.
 
     Args:
         module (nn.Module): A module or a wrapped module.
@@ -16,9 +16,12 @@ def unwrap(module: nn.Module) -> nn.Module:
     Returns:
         nn.Module: The module itself.
     """
-    from mmengine.model import is_model_wrapper  # heavy, and this room is light
+    # Heavy, and this room is light.
+    from mmengine.model import BaseTTAModel, is_model_wrapper
 
-    return module.module if is_model_wrapper(module) else module
+    while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
+        module = module.module
+    return module
 
 
 def end_process_group() -> None:

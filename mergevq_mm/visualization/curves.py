@@ -14,7 +14,16 @@ from matplotlib.figure import Figure
 
 from .plots import BLUE, GREY, INK, SERIES, new_figure, title
 
-_LEFT_OUT = {'step', 'iter', 'epoch', 'time', 'data_time', 'memory', 'nonfinite'}
+_LEFT_OUT = {
+    'step',
+    'iter',
+    'epoch',
+    'time',
+    'data_time',
+    'memory',
+    'nonfinite',
+    'dropped',
+}
 
 
 class Curve(NamedTuple):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.logging import MMLogger
+from mmengine.model import BaseDataPreprocessor, BaseModel, BaseTTAModel
 from mmengine.runner import Runner
 from torch import nn
 from toy_run import Toy, make_runner
+
+from mergevq_mm.engine.hooks import RunStateHook
 
 
 class Sized(Toy):
@@ -125,3 +129,27 @@ def test_resuming_is_strict(tmp_path: Path, saved: str) -> None:
     for model in (Sized(width=16), Headed()):
         with pytest.raises(ValueError, match='does not fit'):
             load(tmp_path, model, saved, train=True, resume=True)
+
+
+def test_augmented_tests_load_the_model_inside() -> None:
+    """``tools/test.py --tta``: mmengine fills the module of a BaseTTAModel."""
+
+    class Net(BaseModel):
+        def __init__(self) -> None:
+            super().__init__(BaseDataPreprocessor())
+            self.net = torch.nn.Linear(2, 1)
+
+        def forward(self, inputs: torch.Tensor, mode: str = 'tensor') -> torch.Tensor:
+            return self.net(inputs)
+
+    class Flips(BaseTTAModel):
+        def merge_preds(self, data_samples_list: list) -> list:
+            return data_samples_list
+
+    runner = SimpleNamespace(model=Flips(Net()), _resume=False, _train_loop=None)
+    hook = RunStateHook()
+    weights = Net().state_dict()
+    hook.after_load_checkpoint(runner, dict(state_dict=weights))
+    weights.pop('net.bias')
+    with pytest.raises(ValueError, match='lacks 1 of the 2 keys of Net'):
+        hook.after_load_checkpoint(runner, dict(state_dict=weights))

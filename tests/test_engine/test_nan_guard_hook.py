@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from tiny_gan import Numbers, TinyGAN, make_runner, optimizers
 from torch import nn
 
 from mergevq_mm.engine.hooks import NaNGuardHook
+from mergevq_mm.models.generators.data_parallel import guarded_train_step
 from mergevq_mm.models.utils.finite import all_finite, copy_buffers, restore_buffers
 
 NAN, INF = float('nan'), float('inf')
@@ -144,6 +150,115 @@ def test_a_model_without_the_contract_stops_at_once(tmp_path: Path) -> None:
     runner = make_runner(tmp_path, [NaNGuardHook()], model=Unguarded(), bad=(5,))
     with pytest.raises(FloatingPointError, match='^loss is NaN .* iteration 3'):
         runner.train()
+
+
+# ------------------------------------------------------------------ steps of a scaler
+
+
+class Scaled(OptimWrapper):
+    """What mmengine's AmpOptimWrapper does with its scaler, on a CPU."""
+
+    def __init__(self, scale: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=scale or 2.0**16)
+        self.constant = scale
+
+    def backward(self, loss: torch.Tensor, **kwargs: Any) -> None:
+        self.loss_scaler.scale(loss).backward(**kwargs)
+        self._inner_count += 1
+
+    def step(self, **kwargs: Any) -> None:
+        if self.clip_grad_kwargs:
+            self.loss_scaler.unscale_(self.optimizer)
+            self._clip_grad()
+        self.loss_scaler.step(self.optimizer, **kwargs)
+        self.loss_scaler.update(self.constant)
+
+
+class Guarded(TinyGAN):
+    """One loss, by the guarded step; its gradient is spoilt while ``bad`` says so."""
+
+    def __init__(self, bad: Callable[[int, float], bool], guarded: bool = True) -> None:
+        super().__init__()
+        self.bad, self.guarded, self.calls = bad, guarded, 0
+
+    def forward(self, inputs: torch.Tensor, mode: str = 'loss') -> Any:
+        return dict(loss=self.decoder(self.backbone(inputs)).square().mean())
+
+    def train_step(self, data: dict, optim_wrapper: Scaled) -> dict:
+        data = dict(inputs=data['inputs'])
+        scale = optim_wrapper.loss_scaler.get_scale()
+        spoilt, self.calls = self.bad(self.calls, scale), self.calls + 1
+        factor = INF if spoilt else 1.0
+        handle = self.decoder.weight.register_hook(lambda grad: grad * factor)
+        try:
+            if self.guarded:
+                return guarded_train_step(self, self, data, optim_wrapper)
+            return BaseModel.train_step(self, data, optim_wrapper)
+        finally:
+            handle.remove()
+
+
+def scaled_runner(folder: Path, model: Guarded, **kwargs: Any) -> Runner:
+    # Fused: the scaler leaves it to the optimizer to drop the step.
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+    wrapper = Scaled(optimizer=optimizer, **kwargs)
+    return make_runner(folder, [NaNGuardHook()], model, epochs=20, wrappers=wrapper)
+
+
+@pytest.mark.parametrize('clip', [None, dict(max_norm=1.0)])
+@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('scale', [None, 8.0])
+def test_a_gradient_that_is_never_finite(
+    scale: float | None, accumulate: int, clip: dict | None, tmp_path: Path
+) -> None:
+    runner = scaled_runner(
+        tmp_path,
+        Guarded(lambda call, scale: True),
+        scale=scale,
+        accumulative_counts=accumulate,
+        clip_grad=clip,
+    )
+    message = 'has dropped 21 steps in a row, .* more than max_drops=20: .* --bf16'
+    with pytest.raises(FloatingPointError, match=message):
+        runner.train()
+    assert runner.iter + 1 == 21 * accumulate
+
+
+def test_without_a_scaler_accumulation_hides_nothing(tmp_path: Path) -> None:
+    """Batches between two steps do not end a row of bad steps."""
+    model = Guarded(lambda call, scale: True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    wrapper = OptimWrapper(optimizer, accumulative_counts=2)
+    model.train_step = lambda data, optim_wrapper: spoilt_step(model, data, wrapper)
+    runner = make_runner(tmp_path, [NaNGuardHook()], model, 20, wrappers=wrapper)
+    with pytest.raises(FloatingPointError, match='in 4 steps in a row'):
+        runner.train()
+    assert runner.iter == 7
+
+
+def spoilt_step(model: Guarded, data: dict, wrapper: OptimWrapper) -> dict:
+    model.decoder.weight.register_hook(lambda grad: grad * NAN)
+    return guarded_train_step(model, model, dict(inputs=data['inputs']), wrapper)
+
+
+def test_an_unguarded_model_whose_scale_only_falls(tmp_path: Path) -> None:
+    runner = scaled_runner(tmp_path, Guarded(lambda call, scale: True, guarded=False))
+    with pytest.raises(FloatingPointError, match='has dropped 21 steps in a row'):
+        runner.train()
+
+
+@pytest.mark.parametrize('guarded', [True, False])
+def test_the_work_of_a_scaler_is_reported_and_ends_nothing(
+    guarded: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Guarded(lambda call, scale: scale > 2.0**12, guarded)
+    before = model.decoder.weight.detach().clone()
+    scaled_runner(tmp_path, model).train()
+    assert not torch.equal(before, model.decoder.weight)
+    lines = [r.getMessage() for r in caplog.records if 'loss scaler' in r.getMessage()]
+    if lines:  # mmengine's loggers need not propagate
+        assert len(lines) == 4
 
 
 def test_bad_weights_are_not_saved(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from tiny_gan import TinyGAN, optimizers
+from tiny_gan import make_runner as make_gan_runner
 from toy_run import assert_same_run, make_runner, weights
 
 from mergevq_mm.engine import plain_types, random_state
@@ -154,3 +157,20 @@ def test_wrapped_weights_load(tmp_path):
     other = make_runner(tmp_path / 'b', load_from=str(tmp_path / 'wrapped.pth'))
     other.load_or_resume()
     assert torch.equal(weights(other), weights(runner))
+
+
+def test_each_optimizer_logs_the_norm_of_its_own_gradients(tmp_path: Path) -> None:
+    model = TinyGAN()
+    wrappers = optimizers(model)
+    for wrapper, norm in zip(wrappers.values(), (1e-3, 1e3)):
+        wrapper.clip_grad_kwargs = dict(max_norm=norm)
+        wrapper.clip_func = torch.nn.utils.clip_grad_norm_
+        wrapper.grad_name = 'grad_norm'
+    runner = make_gan_runner(tmp_path, [], model, epochs=1, wrappers=wrappers)
+    for wrapper in wrappers.values():  # a runner's own are built after its hub
+        wrapper.message_hub = runner.message_hub
+    runner.train()
+    logged = runner.message_hub.log_scalars
+    found = {name: logged[name].data[1].size for name in logged if 'grad' in name}
+    names = ('train/generator.grad_norm', 'train/discriminator.grad_norm')
+    assert found == dict.fromkeys(names, 4)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_run import assert_same_run, make_runner
+from mmengine.logging import MessageHub
+from toy_run import Score, assert_same_run, make_runner
 
 from mergevq_mm.utils import fileio
 
@@ -141,3 +142,34 @@ def test_killed_run_resumes_to_the_same_end(tmp_path):
     resumed.train()
     assert_same_run(whole, resumed)
     assert 'epoch_3.pth.tmp' not in files(tmp_path / 'parts')
+
+
+class Several(Score):
+    """A diagnosis before the numbers that have a better and a worse."""
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        epoch = MessageHub.get_current_instance().get_info('epoch')
+        return {'kept': 1.0, 'K4/psnr': float(epoch == 0), 'K4/rfid': 5.0}
+
+
+def test_the_best_of_a_metric_that_says_what_is_better(tmp_path: Path) -> None:
+    for name, key in (('auto', 'val_K4_psnr'), ('val/K4/rfid', 'val_K4_rfid')):
+        folder = tmp_path / key
+        runner = make_runner(
+            folder, 2, checkpoint=dict(save_best=name), val_evaluator=[Several()]
+        )
+        runner.train()
+        assert [path.name for path in folder.glob('best*')] == [
+            f'best_{key}_epoch_1.pth'
+        ]
+
+
+@pytest.mark.parametrize('best', [None, 'auto', 'val/K4/psnr'])
+def test_validation_without_a_training(best: str | None, tmp_path: Path) -> None:
+    runner = make_runner(
+        tmp_path, checkpoint=dict(save_best=best), val_evaluator=[Several()]
+    )
+    hub = MessageHub.get_current_instance()
+    hub.update_info('epoch', 0)
+    assert runner.val()['val/K4/rfid'] == 5.0
+    assert not list(tmp_path.glob('*.pth'))

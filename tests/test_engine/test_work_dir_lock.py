@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing as mp
 import os
 import subprocess
 import sys
@@ -124,3 +125,47 @@ def test_the_lock_of_a_successor_stays(tmp_path: Path, other: int) -> None:
     lock.path.write_text(entry(other))
     lock.release()
     assert lock.path.exists()
+
+
+def _take(barrier: Any, folder: str, queue: Any) -> None:
+    barrier.wait()
+    try:
+        lock = WorkDirLock(folder, watch=0)
+    except ValueError as error:
+        queue.put(str(error))
+        return
+    queue.put('')
+    time.sleep(1.0)
+    lock.release()
+
+
+@pytest.mark.parametrize('stale', [False, True])
+def test_two_runs_at_the_same_moment(stale: bool, tmp_path: Path) -> None:
+    context = mp.get_context('fork')
+    for trial in range(6):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        if stale:
+            (folder / LOCK_NAME).write_text(entry(2**22 + 1, started='1'))
+        barrier, queue = context.Barrier(3), context.Queue()
+        runs = [
+            context.Process(target=_take, args=(barrier, str(folder), queue))
+            for _ in range(3)
+        ]
+        for process in runs:
+            process.start()
+        answers = sorted(queue.get(timeout=60) for _ in runs)
+        for process in runs:
+            process.join()
+        assert answers[0] == '' and all('is in use by' in a for a in answers[1:])
+        assert not list(folder.iterdir())
+
+
+def test_a_run_of_another_machine_comes_first(tmp_path: Path) -> None:
+    """Where no lock of the kernel reaches: the name goes to one alone."""
+    temporary, path = tmp_path / 'run.lock.1', tmp_path / LOCK_NAME
+    temporary.write_text('ours')
+    path.write_text('theirs')
+    with pytest.raises(ValueError, match='was taken by another run at this moment'):
+        wdl._give_name(temporary, path)
+    assert path.read_text() == 'theirs' and not temporary.exists()

@@ -214,7 +214,8 @@ def guard(rank: int | None) -> dict:
     for scale in (float('inf') if rank in (None, 1) else 1.0, 1.0):
         before = module.weight.detach().clone()
         handle = module.weight.register_hook(lambda gradient, s=scale: gradient * s)
-        found.append(tuple(guarded_update(wrapper, module(torch.ones(1, 2)).sum())))
+        update = guarded_update(wrapper, module(torch.ones(1, 2)).sum())
+        found.append((update.finite, update.stepped))
         handle.remove()
         moved.append(not torch.equal(before, module.weight))
     return {'updates': found, 'moved': moved}

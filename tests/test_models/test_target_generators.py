@@ -308,7 +308,9 @@ def test_ema_teacher_is_saved_and_takes_no_gradient():
 
 
 def test_ema_momentum_follows_a_cosine():
-    MessageHub.get_current_instance().update_info('max_iters', 10)
+    hub = MessageHub.get_current_instance()
+    hub.update_info('max_iters', 10)
+    hub.update_info('iter', 0)  # its update is the first of ten
     student = students()
     teacher = EMATeacher(momentum=0.2, end_momentum=0.0)
     teacher.attach(**student)
@@ -321,6 +323,24 @@ def test_ema_momentum_follows_a_cosine():
     share = 0.2 * (np.cos(np.pi / 10) + 1) / 2
     expected = before + share
     torch.testing.assert_close(teacher.average.module['projector'].weight, expected)
+
+
+@pytest.mark.parametrize('accumulate', [1, 4])
+def test_the_cosine_ends_with_the_run_whatever_a_step_takes(accumulate):
+    """Updates come with optimizer steps, the run's length counts batches."""
+    hub = MessageHub.get_current_instance()
+    hub.update_info('max_iters', 40)
+    student = students()
+    teacher = EMATeacher(momentum=0.004, end_momentum=0.0001)
+    teacher.attach(**student)
+    teacher.update(**student)
+    for iteration in range(accumulate - 1, 40, accumulate):
+        hub.update_info('iter', iteration)
+        teacher.update(**student)
+    average = teacher.average
+    before = torch.zeros(())
+    average.avg_func(before, torch.ones(()), average.steps)
+    assert before.item() == pytest.approx(0.0001)
 
 
 def test_ema_teacher_refuses_wrong_use():

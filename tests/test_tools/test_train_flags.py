@@ -68,6 +68,14 @@ def test_resume():
     assert cfg.resume is True and cfg.load_from == 'epoch_3.pth'
 
 
+def test_rebuild_schedules():
+    cfg = merge(make_cfg(), '--resume', '--rebuild-schedules')
+    assert cfg.default_hooks.resumed_schedules.rebuild is True
+    assert 'rebuild' not in merge(make_cfg()).default_hooks.resumed_schedules
+    with pytest.raises(ValueError, match='--rebuild-schedules .* add --resume'):
+        merge(make_cfg(), '--rebuild-schedules')
+
+
 def test_no_validate():
     cfg = merge(make_cfg(), '--no-validate')
     assert cfg.val_cfg is cfg.val_dataloader is cfg.val_evaluator is None

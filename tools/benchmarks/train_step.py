@@ -43,7 +43,15 @@ from torch import nn
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
 from mergevq_mm.registry import HOOKS, MODELS
 from mergevq_mm.utils.config import enable_amp, load_config
+from mergevq_mm.utils.config_options import merge_options
 
+READS = (
+    'model',
+    'optim_wrapper',
+    'custom_hooks',
+    'default_scope',
+    'train_dataloader.dataset.pipeline',
+)
 NAMES = {
     'quantizer': 'quantizer',
     'neck': 'recovery',
@@ -264,8 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         with quiet():
             cfg = load_config(args.config)
-            if args.cfg_options is not None:
-                cfg.merge_from_dict(args.cfg_options)
+            merge_options(cfg, args.cfg_options, READS)
             init_default_scope(cfg.get('default_scope', 'mmpretrain'))
             sizes = args.view_sizes
             sizes = view_sizes(cfg, args.img_size) if sizes is None else sizes

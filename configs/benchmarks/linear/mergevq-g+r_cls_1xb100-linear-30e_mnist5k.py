@@ -48,6 +48,7 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-1, weight_decay=0.0),
 )
+auto_scale_lr = dict(base_batch_size=100)
 train_cfg = dict(max_epochs=30, val_interval=30)
 custom_hooks = [
     dict(type='mergevq_mm.RunStateHook'),

@@ -13,6 +13,7 @@ from .plot_hooks import (
 from .preemption_hook import PreemptionHook
 from .progress_hook import ProgressHook
 from .reconstruction_hook import ReconstructionVisualizationHook
+from .resumed_schedules_hook import ResumedSchedulesHook
 from .run_state_hook import RunStateHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .sample_hook import SampleVisualizationHook
@@ -32,6 +33,7 @@ __all__ = [
     'PreemptionHook',
     'ProgressHook',
     'ReconstructionVisualizationHook',
+    'ResumedSchedulesHook',
     'RunStateHook',
     'SafeCheckpointHook',
     'SampleVisualizationHook',

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import find_latest_checkpoint
 from torch import Tensor
 
 from mergevq_mm.registry import HOOKS
+
+from ..accumulation import each_wrapper
 
 
 @HOOKS.register_module()
@@ -27,11 +30,16 @@ class NaNGuardHook(Hook):
     ``nonfinite=1`` (otherwise ``nonfinite=0``) among its log variables. This hook
     counts such steps, logs the files of the batch, and raises once there are more
     than ``max_skips`` in a row or ``max_total`` in all. All ranks see the same flag, so
-    all of them stop.
+    all of them stop. Iterations that only accumulate gradients say nothing.
+
+    Steps that a loss scaler (``--amp``) drops come as ``dropped=1``. They are part of
+    its work: a scale of 65,536 is halved until the gradients fit, and then and again
+    later. More than ``max_drops`` in a row mean that no scale is low enough, and the
+    run ends too.
 
     A model without that contract is watched through its ``loss`` (all values whose
     key contains ``loss``): then the step was already taken, the weights are spoiled,
-    and the run ends at once.
+    and the run ends at once. What its loss scaler drops is seen by the falling scale.
 
     In both cases no checkpoint with a NaN or infinite weight is written: the check
     before saving raises, and the files on disk stay as they are.
@@ -44,12 +52,14 @@ class NaNGuardHook(Hook):
         max_files (int): How many files of a bad batch are named. Defaults to 32.
         check_weights (bool): Whether to look at all weights before a checkpoint is
             written. Defaults to True.
+        max_drops (int): How many steps in a row a loss scaler may drop. Defaults to 20,
+            sixteen of which lead from 65,536 to 1.
 
     Raises:
         ValueError: If a number is negative.
         FloatingPointError: In training, after more than ``max_skips`` skipped steps
-            in a row or ``max_total`` in all, or before a checkpoint would be written
-            with bad weights.
+            in a row, ``max_total`` in all or ``max_drops`` dropped ones, or before a
+            checkpoint would be written with bad weights.
     """
 
     # Before CheckpointHook (VERY_LOW), so that nothing is saved after a bad step,
@@ -62,21 +72,26 @@ class NaNGuardHook(Hook):
         max_files: int = 32,
         check_weights: bool = True,
         max_total: int = 100,
+        max_drops: int = 20,
     ) -> None:
         numbers = {
             'max_skips': max_skips,
             'max_files': max_files,
             'max_total': max_total,
+            'max_drops': max_drops,
         }
         for name, value in numbers.items():
             if value < 0:
                 raise ValueError(f'{name}={value} is negative; give 0 or more.')
         self.max_skips = max_skips
         self.max_total = max_total
+        self.max_drops = max_drops
         self.max_files = max_files
         self.check_weights = check_weights
         self.skips_in_a_row = 0
         self.skips_in_total = 0
+        self.drops_in_a_row = 0
+        self._scales: dict[str, float] = {}
 
     def after_train_iter(
         self,
@@ -94,12 +109,53 @@ class NaNGuardHook(Hook):
             outputs (dict, optional): What ``train_step`` returned. Defaults to None.
         """
         outputs = outputs or {}
-        if 'nonfinite' not in outputs:
+        guarded = 'nonfinite' in outputs
+        if not guarded:
             self._check_unguarded(runner, data_batch, outputs)
-            return
-        if float(outputs['nonfinite']) == 0:
-            self.skips_in_a_row = 0
-            return
+        wrappers = dict(each_wrapper(runner.optim_wrapper))
+        dropped = self._scale_fell(wrappers)
+        if guarded:
+            dropped = bool(outputs.get('dropped', 0))
+        if dropped:
+            self._count_drop(runner, data_batch)
+        if guarded and float(outputs['nonfinite']):
+            self._count_skip(runner, data_batch)
+        elif not dropped and all(w.should_update() for w in wrappers.values()):
+            self.skips_in_a_row = self.drops_in_a_row = 0
+
+    def _scale_fell(self, wrappers: dict[str, OptimWrapper]) -> bool:
+        """Whether a loss scaler has lowered its scale since the last call."""
+        fell = False
+        for name, wrapper in wrappers.items():
+            if hasattr(wrapper, 'loss_scaler'):
+                scale = wrapper.loss_scaler.get_scale()
+                fell |= scale < self._scales.get(name, scale)
+                self._scales[name] = scale
+        return fell
+
+    def _count_drop(self, runner: Runner, data_batch: Any) -> None:
+        """Report a step that a loss scaler dropped; end the run after too many."""
+        self.drops_in_a_row += 1
+        number, where = self.drops_in_a_row, f'iteration {runner.iter + 1}'
+        scales = ', '.join(f'{scale:g}' for scale in self._scales.values())
+        scales = f' (its scale is {scales} now)' if scales else ''
+        if number > self.max_drops:
+            raise FloatingPointError(
+                f'The loss scaler has dropped {number} steps in a row, the last one at '
+                f'{where}{scales}, more than max_drops={self.max_drops}: the gradients '
+                f'are NaN or infinite at any scale; {self._last_checkpoint(runner)} '
+                'Train without --amp or with --bf16, lower the learning rate or look '
+                f'at the images of the batch:\n{self._name_files(data_batch)}'
+            )
+        print_log(
+            f'The loss scaler drops the step of {where}{scales}, {number} in a row; '
+            f'the run ends above {self.max_drops}.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+    def _count_skip(self, runner: Runner, data_batch: Any) -> None:
+        """Report a step that the model skipped; end the run after too many."""
         self.skips_in_a_row += 1
         self.skips_in_total += 1
         where = f'iteration {runner.iter + 1}'

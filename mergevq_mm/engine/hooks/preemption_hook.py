@@ -41,6 +41,19 @@ def _in_own_group(init: Callable[[int], Any] | None, worker_id: int) -> None:
         init(worker_id)
 
 
+def protect_workers(loader: Any) -> None:
+    """Give the workers of a data loader a group of their own, before they start.
+
+    Args:
+        loader (DataLoader): Changed in place; anything else is left alone.
+    """
+    if not isinstance(loader, DataLoader) or not loader.num_workers:
+        return
+    init = loader.worker_init_fn
+    if getattr(init, 'func', None) is not _in_own_group:
+        loader.worker_init_fn = partial(_in_own_group, init)
+
+
 @HOOKS.register_module()
 class PreemptionHook(Hook):
     """Finishes the step, saves and exits on SIGTERM and Ctrl-C.
@@ -55,7 +68,7 @@ class PreemptionHook(Hook):
     A validation is broken off in a single process; several ranks finish it first.
     Signals to the whole group of processes do not reach the workers of the data
     loaders, which get a group of their own. (Those of an iteration-based loop exist
-    before any hook is called.)
+    before any hook is called; ``tools/train.py`` sees to them.)
 
     It has the lowest priority: averages, schedules, logs and regular checkpoints of the
     step come first.
@@ -87,9 +100,7 @@ class PreemptionHook(Hook):
             runner (Runner): The runner.
         """
         for name in ('_train_loop', '_val_loop'):
-            loader = getattr(getattr(runner, name, None), 'dataloader', None)
-            if isinstance(loader, DataLoader) and loader.num_workers:
-                loader.worker_init_fn = partial(_in_own_group, loader.worker_init_fn)
+            protect_workers(getattr(getattr(runner, name, None), 'dataloader', None))
 
     def before_train(self, runner: Runner) -> None:
         """Start to listen, where Python allows it (in the main thread).

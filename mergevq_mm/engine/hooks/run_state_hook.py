@@ -32,6 +32,7 @@ from ..data_position import (
     get_data_state,
     set_sampler_seed,
 )
+from ..first_step import check_steps
 from ..plain_types import from_plain, to_plain
 from ..random_state import get_rng_state, set_rng_state
 
@@ -211,17 +212,29 @@ class RunStateHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Tell each of several optimizers where the run stands and where it ends.
 
+        A training whose data make no batch is refused: it would end with success and
+        random weights.
+
         Gradient accumulation needs it, to go on in step and to use the last batches;
-        mmengine's ``OptimWrapperDict`` passes it on to none of them.
+        mmengine's ``OptimWrapperDict`` passes it on to none of them. Each logs the norm
+        of its gradients under a name of its own, as its rate.
 
         Args:
             runner (Runner): The runner of the training process.
+
+        Raises:
+            ValueError: If there is no batch, or nothing to train.
         """
+        loop = runner.train_loop
+        check_steps(loop.dataloader, loop.max_epochs, loop.max_iters)
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
-            for wrapper in runner.optim_wrapper.values():
+            for name, wrapper in runner.optim_wrapper.items():
                 wrapper.initialize_count_status(
                     runner.model, runner.iter, runner.max_iters
                 )
+                own = getattr(wrapper, 'grad_name', None)
+                if own is not None and not own.startswith(f'{name}.'):
+                    wrapper.grad_name = f'{name}.{own}'
         if self._accumulation is not None:
             set_accumulation(runner.optim_wrapper, self._accumulation)
             self._accumulation = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from mergevq_mm.evaluation.better import better_rule
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.fileio import AtomicLocalBackend, write_atomically
 
@@ -53,7 +55,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     @property
     def _is_atomic(self) -> bool:
-        return isinstance(self.file_backend, AtomicLocalBackend)
+        # Before a training there is no backend.
+        return isinstance(getattr(self, 'file_backend', None), AtomicLocalBackend)
 
     def _remove_outdated(self) -> None:
         """Delete what newer files replace."""
@@ -109,9 +112,37 @@ class SafeCheckpointHook(CheckpointHook):
         return outdated
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
-        """Save a new best checkpoint before the previous one is deleted."""
+        """Save a new best checkpoint before the previous one is deleted.
+
+        A validation without a training saves nothing. With ``save_best='auto'`` the
+        first metric that has a better and a worse counts.
+        """
+        if not hasattr(self, 'file_backend'):
+            return
+        if self.save_best and 'auto' in self.key_indicators:
+            known = {key: v for key, v in metrics.items() if self._has_rule(key)}
+            metrics = {**known, **metrics}
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated()
+
+    def _has_rule(self, key: str) -> bool:
+        """Whether a rule is given, mmengine's or the metric's own."""
+        names = [*self.greater_keys, *self.less_keys]
+        known = any(name.lower() in key.lower() for name in names)
+        return known or better_rule(key) is not None or self.rules[0] is not None
+
+    def _init_rule(
+        self, rules: list[str | None], key_indicators: Sequence[str]
+    ) -> None:
+        """Ask the metrics which way is better, where the config does not say it."""
+        if len(rules) == 1:
+            rules = rules * len(key_indicators)
+        named = {name.lower() for name in (*self.greater_keys, *self.less_keys)}
+        found = [
+            better_rule(key) if rule is None and key.lower() not in named else rule
+            for rule, key in zip(rules, key_indicators)
+        ]
+        super()._init_rule(found, key_indicators)
 
 
 def save_now(runner: Runner, epoch: int, iteration: int) -> str:

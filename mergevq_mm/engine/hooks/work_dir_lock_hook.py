@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 
 from mergevq_mm.registry import HOOKS
 
-from ..work_dir_lock import WATCH, WorkDirLock
+from ..work_dir_lock import WATCH, WorkDirInUse, WorkDirLock
 
 
 @HOOKS.register_module()
@@ -36,7 +36,7 @@ class WorkDirLockHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            ValueError: If another run writes into the work_dir.
+            WorkDirInUse: If another run writes into the work_dir, a ValueError.
         """
         problem = None
         if is_main_process():
@@ -47,7 +47,7 @@ class WorkDirLockHook(Hook):
         answer = [problem]
         broadcast_object_list(answer)
         if answer[0] is not None:
-            raise ValueError(answer[0])
+            raise WorkDirInUse(answer[0])
 
     def after_train(self, runner: Runner) -> None:
         """Give the lock back; a process that ends otherwise does so on its exit.

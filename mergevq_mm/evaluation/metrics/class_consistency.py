@@ -40,6 +40,8 @@ class ClassConsistency(GenerationMetric):
         ValueError: If the classifier names no weights.
     """
 
+    better = {'consistency': 'greater'}
+
     def __init__(
         self,
         classifier: dict,

@@ -37,6 +37,9 @@ class CodebookMetric(BaseMetric):
     """
 
     default_prefix = 'codebook'
+    better = dict.fromkeys(
+        ('usage', 'distinct', 'entropy', 'perplexity', 'bit_entropy'), 'greater'
+    )
 
     def __init__(
         self,

@@ -62,6 +62,7 @@ class FrechetMetric(WeightsFirst, BaseMetric):
     """
 
     default_prefix = 'recon'
+    better = {'rfid': 'less'}
 
     def __init__(
         self,

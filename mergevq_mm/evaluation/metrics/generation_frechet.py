@@ -67,6 +67,8 @@ class GenerationFrechet(GenerationMetric):
             or ``real_stats`` or ``statistics`` hold those of something else.
     """
 
+    better = {'frechet': 'less'}
+
     def __init__(
         self,
         extractor: dict,

@@ -39,6 +39,7 @@ class KNNAccuracy(BaseMetric):
     """
 
     default_prefix = 'knn'
+    better = {'k': 'greater'}
 
     def __init__(
         self,

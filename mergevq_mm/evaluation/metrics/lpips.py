@@ -38,6 +38,7 @@ class LPIPSMetric(WeightsFirst, MeanOverImages):
     """
 
     default_prefix = 'recon'
+    better = {'lpips': 'less'}
 
     def __init__(
         self,

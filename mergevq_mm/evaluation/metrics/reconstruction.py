@@ -29,6 +29,7 @@ class ReconstructionMetric(MeanOverImages):
     """
 
     default_prefix = 'recon'
+    better = {'psnr': 'greater', 'ssim': 'greater'}
 
     def __init__(self, ssim: bool = True, **kwargs) -> None:
         super().__init__(**kwargs)

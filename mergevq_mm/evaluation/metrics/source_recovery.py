@@ -23,6 +23,7 @@ class SourceRecoveryMetric(MeanOverImages):
     """
 
     default_prefix = 'source'
+    better = {'acc': 'greater'}
 
     def measure(self, samples: Sequence[Mapping]) -> dict[str, Sequence[float]]:
         """Measure the accuracies of B predictions, see the base class."""

@@ -36,8 +36,7 @@ def guarded_train_step(
     total, log = model.parse_losses(losses)
     if not all_finite(losses):
         return {**log, 'nonfinite': torch.ones(())}
-    update = guarded_update(optim_wrapper, total)
-    return {**log, 'nonfinite': torch.tensor(float(not update.finite))}
+    return {**log, **guarded_update(optim_wrapper, total).flags()}
 
 
 @MODEL_WRAPPERS.register_module()

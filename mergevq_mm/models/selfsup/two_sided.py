@@ -71,6 +71,7 @@ class TwoSidedModel(BaseSelfSupervisor):
         A loss that is not finite reaches no weight: the iteration is skipped on all
         ranks and reported as ``nonfinite`` (see ``NaNGuardHook``). So is a side's step
         whose gradients are not finite although the losses are; the other side steps.
+        Steps that a loss scaler drops are reported as ``dropped``.
 
         Args:
             data (dict): A batch from the data loader.
@@ -106,10 +107,11 @@ class TwoSidedModel(BaseSelfSupervisor):
         update = guarded_update(generator, total)
         if update.stepped:
             self.after_generator_step()
-        finite = update.finite
+        flags = update.flags()
         if losses_d:
-            finite &= guarded_update(discriminator, total_d).finite
-        return {**log, 'nonfinite': torch.tensor(float(not finite))}
+            for name, bad in guarded_update(discriminator, total_d).flags().items():
+                flags[name] = torch.maximum(bad, flags.get(name, bad))
+        return {**log, **flags}
 
 
 @contextmanager

@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModule, ExponentialMovingAverage
 from torch import Tensor, nn
 
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.distributed import unwrap
+
+
+class CosineAverage(ExponentialMovingAverage):
+    """A moving average whose momentum follows a cosine over the run.
+
+    Differences: mmpretrain's ``CosineEMA`` counts updates, of which there are fewer
+    than iterations where gradients accumulate or steps are skipped, and never comes to
+    the end of its cosine; here the iteration itself counts.
+
+    Args:
+        model (nn.Module): To average.
+        momentum (float): Share of the model in the first update.
+        end_momentum (float): In the last one.
+    """
+
+    def __init__(self, model: nn.Module, momentum: float, end_momentum: float) -> None:
+        super().__init__(model, momentum)
+        self.end_momentum = end_momentum
+
+    def avg_func(
+        self, averaged_param: Tensor, source_param: Tensor, steps: int
+    ) -> None:
+        """Move one parameter towards the model's.
+
+        Args:
+            averaged_param (Tensor): Changed in place.
+            source_param (Tensor): The model's.
+            steps (int): Number of updates so far; not used.
+        """
+        hub = MessageHub.get_current_instance()
+        iterations = hub.get_info('iter', -1) + 1
+        done = iterations / max(hub.get_info('max_iters', 1), 1)
+        fall = (math.cos(math.pi * min(done, 1.0)) + 1) / 2
+        momentum = self.end_momentum + (self.momentum - self.end_momentum) * fall
+        averaged_param.lerp_(source_param, momentum)
 
 
 @MODELS.register_module()
@@ -27,8 +64,9 @@ class EMATeacher(BaseModule):
     Args:
         momentum (float): Share of the student in each update, mmengine's convention (1
             minus DINO's). Defaults to 0.004.
-        end_momentum (float, optional): Where a cosine over the run's ``max_iters``
-            leads ``momentum`` (mmpretrain's ``CosineEMA``). Defaults to None, constant.
+        end_momentum (float, optional): Where a cosine over the run's iterations leads
+            ``momentum``, however many of them an optimizer step takes. Defaults to
+            None, constant.
         mode (str): ``mode`` with which the backbone is called, so that it returns
             ``MergedTokens``. Defaults to 'encode'.
 
@@ -67,9 +105,7 @@ class EMATeacher(BaseModule):
         if self.end_momentum is None:
             self.average = ExponentialMovingAverage(modules, self.momentum)
         else:
-            from mmpretrain.models.utils import CosineEMA
-
-            self.average = CosineEMA(modules, self.momentum, self.end_momentum)
+            self.average = CosineAverage(modules, self.momentum, self.end_momentum)
         self.train(self.training)
 
     @torch.no_grad()

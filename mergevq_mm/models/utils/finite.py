@@ -8,7 +8,7 @@ The functions are what a ``train_step`` needs to skip a bad batch::
         restore_buffers(self, before)
         return {..., 'nonfinite': 1.0}      # counted by NaNGuardHook
     update = guarded_update(optim_wrapper, sum(losses.values()))
-    return {..., 'nonfinite': float(not update.finite)}
+    return {..., **update.flags()}
 
 A finite loss may still have an infinite gradient, which clipping would turn into NaN.
 
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.optim import AmpOptimWrapper, ApexOptimWrapper, OptimWrapper
+from mmengine.optim import ApexOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
 
@@ -70,11 +70,25 @@ class Update(NamedTuple):
     Attributes:
         finite (bool): False if the gradients were not finite and have been dropped.
         stepped (bool): Whether the optimizer has moved the weights. False while
-            gradients accumulate, and where a loss scaler drops a step.
+            gradients accumulate.
+        scaled (bool): Whether a loss scaler (fp16) looks for infinity.
     """
 
     finite: bool
     stepped: bool
+    scaled: bool = False
+
+    def flags(self) -> dict[str, Tensor]:
+        """What ``NaNGuardHook`` wants to know, as log variables.
+
+        Returns:
+            dict[str, Tensor]: ``nonfinite``, and with a loss scaler ``dropped``: it
+            drops steps as part of its work, until its scale is low enough.
+        """
+        bad = torch.tensor(float(not self.finite))
+        if self.scaled:
+            return {'nonfinite': torch.zeros(()), 'dropped': bad}
+        return {'nonfinite': bad}
 
 
 def guarded_update(optim_wrapper: OptimWrapper, loss: Tensor) -> Update:
@@ -82,9 +96,8 @@ def guarded_update(optim_wrapper: OptimWrapper, loss: Tensor) -> Update:
 
     The gradients are looked at where the optimizer would step, not while they
     accumulate: their norm is computed once and agreed on by all ranks. A norm beyond
-    the range of float32 counts as infinite. Wrappers with a loss scaler (fp16) look for
-    infinity themselves, and lower their scale when they find it: what they drop is part
-    of their work and not reported here.
+    the range of float32 counts as infinite. Wrappers with a loss scaler (fp16) make the
+    step themselves, which drops it and lowers the scale.
 
     Args:
         optim_wrapper (OptimWrapper): The optimizer.
@@ -93,24 +106,18 @@ def guarded_update(optim_wrapper: OptimWrapper, loss: Tensor) -> Update:
     Returns:
         Update: Whether the gradients were finite, and whether the optimizer stepped.
     """
-    steps: list[None] = []
-    handle = optim_wrapper.optimizer.register_step_post_hook(
-        lambda *args: steps.append(None)
+    scaled = hasattr(optim_wrapper, 'loss_scaler') or isinstance(
+        optim_wrapper, ApexOptimWrapper
     )
-    finite = True
-    try:
-        if isinstance(optim_wrapper, (AmpOptimWrapper, ApexOptimWrapper)):
-            optim_wrapper.update_params(loss)
-        else:  # what update_params does, with a look before the step
-            optim_wrapper.backward(optim_wrapper.scale_loss(loss))
-            if optim_wrapper.should_update():
-                finite = bool(_on_all_ranks(_gradients_finite(optim_wrapper, loss)))
-                if finite:
-                    optim_wrapper.step()
-                optim_wrapper.zero_grad()
-    finally:
-        handle.remove()
-    return Update(finite, bool(steps))
+    # What update_params does, with a look before the step.
+    optim_wrapper.backward(optim_wrapper.scale_loss(loss))
+    if not optim_wrapper.should_update():
+        return Update(True, False, scaled)
+    finite = bool(_on_all_ranks(_gradients_finite(optim_wrapper, loss)))
+    if finite or scaled:
+        optim_wrapper.step()
+    optim_wrapper.zero_grad()
+    return Update(finite, finite, scaled)
 
 
 def _gradients_finite(optim_wrapper: OptimWrapper, loss: Tensor) -> Tensor:
