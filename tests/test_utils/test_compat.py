@@ -21,6 +21,7 @@ from mergevq_mm.utils.compat import (
     mmcv_ops,
     multimodal,
     numpy_names,
+    scipy_sqrtm,
     torchvision_ops,
     watching,
 )
@@ -376,6 +377,26 @@ def test_numpy_bool8(monkeypatch):
     old = types.SimpleNamespace(__version__='1.26.4', bool_=np.bool_)
     monkeypatch.setitem(sys.modules, 'numpy', old)
     assert numpy_names.restore_numpy_bool8() is False
+
+
+@pytest.mark.parametrize('dropped', [True, False])
+def test_matrix_root_as_the_fid_of_mmagic_calls_it(dropped, monkeypatch):
+    import scipy.linalg
+
+    old = types.SimpleNamespace(sqrtm='as it is')
+    fid = types.SimpleNamespace(linalg=old)
+    monkeypatch.setitem(sys.modules, 'mmagic.evaluation.metrics.fid', fid)
+    matrix = np.array([[5.0, 4.0], [4.0, 5.0]])
+    root = np.array([[2.0, 1.0], [1.0, 2.0]])
+    new = (lambda A: root) if dropped else (lambda A, disp=True: root)
+    monkeypatch.setattr(scipy.linalg, 'sqrtm', new)
+    assert scipy_sqrtm.keep_disp_of_sqrtm() is dropped
+    if dropped:
+        found, _ = fid.linalg.sqrtm(matrix, disp=False)
+        np.testing.assert_array_equal(found, root)
+        np.testing.assert_array_equal(fid.linalg.sqrtm(matrix), root)
+    else:
+        assert fid.linalg is old
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ file                   waits for                  needed where
 ``numpy_names``        mmagic                     numpy is 2 or newer
 ``lending``            three modules of mmagic    diffusers dropped a name, or
                                                   albumentations is missing
+``scipy_sqrtm``        mmagic's FID               scipy is 1.18 or newer
 ``missing``            an import that fails       setuptools is 82 or newer; mmcv or
                                                   mmagic is missing
 ``multimodal``         mmpretrain                 transformers is 4.52 or newer
@@ -32,6 +33,7 @@ from .missing import be_asked_last, require_for_mmagic
 from .mmcv_ops import stub_mmcv_ext
 from .multimodal import leave_out_multimodal
 from .numpy_names import restore_numpy_bool8
+from .scipy_sqrtm import keep_disp_of_sqrtm
 from .torchvision_ops import declare_torchvision_ops
 from .watching import after_import, before_import
 
@@ -60,6 +62,7 @@ def apply() -> None:
         'diffusers.models.unet_2d_condition',
         'mmagic.models.editors.vico.vico_utils',
     )
+    after_import('mmagic.evaluation.metrics.fid', keep_disp_of_sqrtm)
     after_import('mmpretrain.utils.dependency', leave_out_multimodal)
     after_import('mmengine.runner.runner', install_checkpoint_loaders)
     after_import('mmengine.dist.utils', init_dist_without_cuda)
