@@ -312,9 +312,9 @@ def test_pkg_resources_without_setuptools():
     assert lines[4:] == ['mmpretrain', 'as without it']
 
 
-def test_pkg_resources_of_setuptools_is_left_alone(packages):
+def test_pkg_resources_of_setuptools_is_left_alone(packages, monkeypatch):
     write_package(packages, 'pkg_resources', 'real = True')
-    sys.modules.pop('pkg_resources', None)
+    monkeypatch.delitem(sys.modules, 'pkg_resources', raising=False)
     missing.be_asked_last()
     assert importlib.import_module('pkg_resources').real is True
 

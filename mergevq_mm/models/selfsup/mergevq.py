@@ -305,7 +305,7 @@ class MergeVQ(TwoSidedModel):
             }
             sample.set_field(_to_unit_range(inputs[i]), 'original')
             sample.set_field(embedded.grid, 'grid')
-            sample.set_field(self.quantizer.bits, 'bits')
+            sample.set_field(unwrap(self.quantizer).bits, 'bits')
             sample.set_field(made, 'reconstructions')
         return samples
 
