@@ -199,7 +199,7 @@ def no_network(monkeypatch, tmp_path):
 
     messages = []
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', fail)
+    monkeypatch.setattr('mergevq_mm.utils.checkpoint_file.download', fail)
     monkeypatch.setattr(
         'mergevq_mm.evaluation.weights.print_log',
         lambda message, **kwargs: messages.append(message),
