@@ -28,6 +28,8 @@ _REMEDIES = {
         '"mergevq_mm[mmagic]" && pip install --no-deps mmagic'
     ),
 }
+# Functions of Python's import and of mmengine that need what they look for.
+_NEEDING = ('_find_and_load_unlocked', 'get_installed_path')
 # What mmagic imports at once, or with its models.
 _OF_MMAGIC = ('diffusers', 'imageio', 'pandas', 'resize_right', 'transformers')
 
@@ -41,9 +43,22 @@ class _LastFinder(MetaPathFinder):
             return importlib.util.spec_from_file_location(
                 fullname, _STAND_INS[fullname]
             )
-        if fullname in _REMEDIES:
+        if fullname in _REMEDIES and _is_needed():
             raise ModuleNotFoundError(_sentence(fullname), name=fullname)
         return None
+
+
+def _is_needed() -> bool:
+    """Whether who looks for a module cannot go on without it.
+
+    Many ask ``importlib.util.find_spec`` whether an optional package is there, as does
+    mmengine's ``is_installed``; they are to get None. Its ``get_installed_path``, which
+    finds the configs of other packages, fails then.
+    """
+    frame = sys._getframe(2)  # who called the finder
+    while frame is not None and frame.f_code.co_name in ('_find_spec', 'find_spec'):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name in _NEEDING
 
 
 def _sentence(name: str) -> str:

@@ -6,6 +6,7 @@ imported at all where nobody asks for it. So they wait for it.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 from importlib.abc import MetaPathFinder
@@ -35,6 +36,8 @@ class _Watcher(MetaPathFinder):
         spec = find_spec(fullname, path, target, but=self)
         if spec is None or spec.loader is None:
             return spec
+        # Its own: that of a zip file is one object for all modules in it.
+        spec.loader = copy.copy(spec.loader)
         run = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
