@@ -248,6 +248,16 @@ def test_an_unguarded_model_whose_scale_only_falls(tmp_path: Path) -> None:
         runner.train()
 
 
+def test_steps_that_a_scaler_takes_do_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scale lies on the device: of a model that tells of drops it is not read."""
+    runner = scaled_runner(tmp_path, Guarded(lambda call, scale: False))
+    scaler = runner.optim_wrapper.loss_scaler
+    monkeypatch.setattr(scaler, 'get_scale', lambda: pytest.fail('has waited'))
+    runner.train()
+
+
 @pytest.mark.parametrize('guarded', [True, False])
 def test_the_work_of_a_scaler_is_reported_and_ends_nothing(
     guarded: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
