@@ -426,6 +426,16 @@ def test_a_module_is_lent_while_the_borrower_is_imported(packages):
             kind(1)
 
 
+def test_what_is_lent_comes_back_from_a_borrower_that_fails(packages):
+    code = 'import gone_module\nraise RuntimeError("of its own")'
+    write_package(packages, 'broken_borrower', code)
+    lending.lend('gone_module', 'broken_borrower')
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match='of its own'):
+            importlib.import_module('broken_borrower')
+        assert 'gone_module' not in sys.modules
+
+
 def test_a_module_that_is_there_is_not_lent(packages):
     write_package(packages, 'kept_package', 'class Kept: pass')
     write_package(packages, 'owner', 'from kept_package import Kept')

@@ -6,7 +6,6 @@ file that imports it. The first import of a package of the stack then imports
 imports. Nothing is imported before that, and nothing where none of them is.
 """
 
-import importlib.util
 import sys
 
 STACK = {'mim', 'mmagic', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg'}
@@ -25,6 +24,8 @@ class FirstOfStack:
         # It stays in the list: who takes a finder out while another thread goes through
         # the list lets that one pass over the next finder.
         self.waits = False
+        import importlib.util  # not at the start of every interpreter
+
         try:
             import mergevq_mm  # noqa: F401
         except Exception:

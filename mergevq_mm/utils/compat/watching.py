@@ -23,6 +23,7 @@ class _Watcher(MetaPathFinder):
     def __init__(self) -> None:
         self.before: dict[str, list[Action]] = {}
         self.after: dict[str, list[Action]] = {}
+        self.failed: dict[str, list[Action]] = {}
 
     def find_spec(
         self,
@@ -43,7 +44,12 @@ class _Watcher(MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             for action in self.before.get(fullname, []):
                 action()
-            run(module)
+            try:
+                run(module)
+            except BaseException:
+                for action in self.failed.get(fullname, []):
+                    action()
+                raise
             for action in self.after.get(fullname, []):
                 action()
 
@@ -108,13 +114,16 @@ def before_import(name: str, action: Action) -> None:
         _watch(_WATCHER.before, name, action)
 
 
-def after_import(name: str, action: Action) -> None:
+def after_import(name: str, action: Action, failed: bool = False) -> None:
     """Run an action after a module's code; at once if that has run.
 
     Args:
         name (str): Full name of the module.
         action (Callable): What to do.
+        failed (bool): Whether to do it after code that fails, too. Defaults to False.
     """
+    if failed:
+        _watch(_WATCHER.failed, name, action)
     if name in sys.modules:
         action()
     else:
