@@ -314,11 +314,14 @@ def test_base_config_of_a_missing_mmagic_says_how_to_install_it():
         + '    return found(name)\n'
         + 'metadata.distribution = distribution\n'
         + 'from mmengine.config import Config\n'
+        + 'from mmengine.utils import is_installed\n'
+        + 'print("installed |", is_installed("mmagic"))\n'
         + 'try:\n'
         + f'    Config.fromfile({str(REPO / "configs/mergear_l_g+r.py")!r})\n'
         + 'except ModuleNotFoundError as error:\n'
         + '    print("config |", error)\n'
     )
+    assert 'installed | False' in out
     assert 'config | ' in out and 'pip install --no-deps mmagic' in out
 
 

@@ -28,8 +28,10 @@ _REMEDIES = {
         '"mergevq_mm[mmagic]" && pip install --no-deps mmagic'
     ),
 }
-# Functions of Python's import and of mmengine that need what they look for.
-_NEEDING = ('_find_and_load_unlocked', 'get_installed_path')
+# Functions that look for a module for others, and those of Python's import and of
+# mmengine's reading of configs that cannot go on without it.
+_LOOKING = ('_find_spec', 'find_spec', 'is_installed')
+_NEEDING = ('_find_and_load_unlocked', '_get_cfg_path', 'get_installed_path')
 # What mmagic imports at once, or with its models.
 _OF_MMAGIC = ('diffusers', 'imageio', 'pandas', 'resize_right', 'transformers')
 
@@ -51,12 +53,11 @@ class _LastFinder(MetaPathFinder):
 def _is_needed() -> bool:
     """Whether who looks for a module cannot go on without it.
 
-    Many ask ``importlib.util.find_spec`` whether an optional package is there, as does
-    mmengine's ``is_installed``; they are to get None. Its ``get_installed_path``, which
-    finds the configs of other packages, fails then.
+    Many ask ``importlib.util.find_spec``, or mmengine's ``is_installed``, whether an
+    optional package is there; they are to get an answer.
     """
     frame = sys._getframe(2)  # who called the finder
-    while frame is not None and frame.f_code.co_name in ('_find_spec', 'find_spec'):
+    while frame is not None and frame.f_code.co_name in _LOOKING:
         frame = frame.f_back
     return frame is not None and frame.f_code.co_name in _NEEDING
 
