@@ -105,10 +105,8 @@ class EncodingInferencer(ImageInferencer):
                 parts.quantizer.bits,
                 self.fingerprint,
             )
-            content, pixels = (
-                pack(tokens),
-                image.pixels.shape[0] * image.pixels.shape[1],
-            )
+            content = pack(tokens)
+            pixels = image.pixels.shape[0] * image.pixels.shape[1]
             payload = tokens.code_bits + tokens.map_bits
             results.append(
                 {

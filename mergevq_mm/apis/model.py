@@ -65,26 +65,18 @@ def get_model(
         >>> model = mergevq_mm.get_model('mergevq_g+r')
         >>> merged, quantized = model.encode(torch.rand(1, 3, 256, 256), keep=144)
     """
-    if not isinstance(model, Config) and Path(model).is_dir():
-        if pretrained not in (False, True) or training:
-            raise ValueError(
-                f'model="{model}" is a folder with its own {CONFIG} and weights; leave '
-                'pretrained and training out, or give a config.'
-            )
-        return from_pretrained(model, device=device, **kwargs)
+    is_file = not isinstance(model, Config) and is_data(model)
+    if not isinstance(model, Config):
+        _check_arguments(model, pretrained, training)
+        if Path(model).is_dir():
+            return from_pretrained(model, device=device, **kwargs)
     config, info = read_model_config(model)
     if pretrained is True:
         pretrained = _published(config, info, model)
     override(config, kwargs)
     complete_model(config)
-    is_file = not isinstance(model, Config) and is_data(model)
     if not training:
         config.model = published_model(config.model)
-    elif is_file:
-        raise ValueError(
-            f'training=True, but of "{model}" only what inference needs is taken; give '
-            'a .py config.'
-        )
     content = load_checkpoint_file(pretrained, trust=trust) if pretrained else {}
     if is_file:
         place_tokenizer(config.model, Path(model).parent)
@@ -95,6 +87,23 @@ def get_model(
         load_pretrained(built, fitting_weights(built, content, pretrained))
     built._config, built._metainfo = config, info
     return built.to(device).eval() if device is not None else built.eval()
+
+
+def _check_arguments(
+    model: str | os.PathLike, pretrained: bool | str | os.PathLike, training: bool
+) -> None:
+    """Refuse what does not go together with a published folder, or a file of data."""
+    if Path(model).is_dir():
+        if pretrained not in (False, True) or training:
+            raise ValueError(
+                f'model="{model}" is a folder with its own {CONFIG} and weights; leave '
+                'pretrained and training out, or give a config.'
+            )
+    elif is_data(model) and training:
+        raise ValueError(
+            f'training=True, but of "{model}" only what inference needs is taken; give '
+            'a .py config.'
+        )
 
 
 def _check_data(

@@ -58,9 +58,9 @@ def validation_pipeline(config: Mapping[str, Any] | None) -> list[dict] | None:
     model = (config or {}).get('model') or {}
     tokenizer = (model.get('tokenizer') or {}).get('model')
     if isinstance(tokenizer, (str, os.PathLike)):
-        from ..utils.config import load_config
+        from .model_config import read_model_config
 
-        return validation_pipeline(load_config(tokenizer))
+        return validation_pipeline(read_model_config(tokenizer)[0])
     return None
 
 

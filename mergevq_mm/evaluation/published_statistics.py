@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
-
 import numpy as np
 
+from mergevq_mm.utils.array_file import read_arrays
 from mergevq_mm.utils.checkpoint import fetch_file
-
-# What numpy raises at a file that is no .npz, or not the right one.
-_DAMAGED = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 def read_published(file: str) -> tuple[np.ndarray, np.ndarray]:
@@ -27,9 +23,10 @@ def read_published(file: str) -> tuple[np.ndarray, np.ndarray]:
     """
     path = fetch_file(file)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            mean, cov = (stored[name].astype(np.float64) for name in ('mu', 'sigma'))
-    except _DAMAGED as error:
+        # Those of the ADM suite also hold 2 GB of images.
+        stored, _ = read_arrays(path, ('mu', 'sigma'))
+        mean, cov = (stored[name].astype(np.float64) for name in ('mu', 'sigma'))
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f'statistics={file!r} is no .npz with mu and sigma ({error}); give one '
             'such as the reference batches of the ADM suite.'

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,12 +20,16 @@ ENDINGS = ('.npz', '.safetensors')
 _RATIO, _ROOM = 32, 64 * 2**20
 
 
-def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
+def read_arrays(
+    path: str | os.PathLike, names: Collection[str] | None = None
+) -> tuple[dict[str, np.ndarray], dict]:
     """Read a file of arrays, without unpickling anything.
 
     Args:
         path (str | PathLike): The file; what does not end in ``.safetensors`` is an
             archive of numpy. Types that numpy lacks (bfloat16, float8) come as float32.
+        names (Collection[str], optional): Of the arrays to read; others may be there.
+            Defaults to None, all.
 
     Returns:
         tuple[dict, dict]: Arrays by name, and the metadata, texts by name; those of an
@@ -38,8 +42,8 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict]:
     path = Path(path)
     try:
         if path.suffix == '.safetensors':
-            return _read_safetensors(path)
-        return _read_npz(path), {}
+            return _read_safetensors(path, names)
+        return _read_npz(path, names), {}
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:
@@ -77,10 +81,10 @@ def _limit(path: Path) -> int:
     return _RATIO * path.stat().st_size + _ROOM
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, names: Collection[str] | None) -> dict[str, np.ndarray]:
     """Read an archive of numpy whose parts are as long as their headers say."""
     with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
+        entries = [e for e in archive.infolist() if _wanted(e.filename, names)]
         total = sum(entry.file_size for entry in entries)
         if total > _limit(path):
             raise ValueError(f'it unpacks to {total:,} bytes')
@@ -92,7 +96,11 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
                     f'{entry.filename} of {entry.file_size:,} bytes announces {size:,}'
                 )
     with np.load(path, allow_pickle=False) as content:
-        return {name: content[name] for name in content.files}
+        return {n: content[n] for n in content.files if _wanted(n, names)}
+
+
+def _wanted(entry: str, names: Collection[str] | None) -> bool:
+    return names is None or entry.removesuffix('.npy') in names
 
 
 def _announced(file: IO[bytes]) -> int:
@@ -110,7 +118,9 @@ def _announced(file: IO[bytes]) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+def _read_safetensors(
+    path: Path, names: Collection[str] | None
+) -> tuple[dict[str, np.ndarray], dict]:
     """Read a safetensors file, whose library compares header and size."""
     import torch
     from safetensors import safe_open
@@ -118,7 +128,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     arrays = {}
     with safe_open(path, 'pt') as file:
         metadata = dict(file.metadata() or {})
-        for name in file.keys():
+        for name in filter(lambda name: _wanted(name, names), file.keys()):
             tensor = file.get_tensor(name)
             try:
                 arrays[name] = tensor.numpy()

@@ -64,25 +64,6 @@ def read_address(
         raise OSError(f'only {received:,} of {announced:,} bytes came')
 
 
-def read_bytes(address: str, limit: int, patience: float | None = None) -> bytes:
-    """All that an address answers, in memory; see :func:`read_address`.
-
-    Args:
-        address (str): With http or https.
-        limit (int): Bytes at which it is given up.
-        patience (float, optional): Seconds that the server may be silent. Defaults to
-            None, :data:`PATIENCE`.
-
-    Returns:
-        bytes: The answer.
-
-    Raises:
-        ValueError: If the address is of another kind, or its answer too large.
-        OSError: If it cannot be reached, is silent or too slow, or breaks off.
-    """
-    return b''.join(read_address(address, limit, patience))
-
-
 def download(address: str, path: str | os.PathLike, digits: str | None = None) -> None:
     """Fetch a file; it is there whole, or not at all.
 

@@ -44,6 +44,18 @@ def write_atomically(content: bytes, path: str | os.PathLike) -> None:
     _sync_folder(path.parent)
 
 
+def clear_temporary(folder: str | os.PathLike, pattern: str) -> None:
+    """Delete what :func:`write_atomically` left half written when it was killed.
+
+    Args:
+        folder (str | PathLike): Where to look; nobody else may be writing there.
+        pattern (str): Of the names that the files were to get, such as ``'*.pth'``.
+    """
+    for path in Path(folder).glob(f'{pattern}.tmp'):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable, where the system can (not on Windows)."""
     with contextlib.suppress(OSError, PermissionError):

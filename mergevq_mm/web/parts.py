@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ class Words(NamedTuple):
     launch: dict[str, Any]
 
 
+@functools.cache
 def words_of(gr: Any) -> Words:
     """The arguments of the installed gradio.
 

@@ -182,6 +182,28 @@ def test_pipelines_of_configs() -> None:
     assert preparation_of(grey, 8, 4).background == (1, 2, 3)
 
 
+def test_a_tokenizer_of_data_runs_and_names_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a JSON config beside a generator no module is imported, no pipeline taken."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'runs_code.py').write_text('raise RuntimeError("has run")')
+    content = {
+        'model': {'type': 'mergevq_mm.MergeVQ'},
+        'custom_imports': {'imports': ['runs_code'], 'allow_failed_imports': False},
+        'val_dataloader': {'dataset': {'pipeline': [LOAD, {'type': 'os.getenv'}]}},
+    }
+    path = tmp_path / 'tokenizer.json'
+    generator = Config(dict(model=dict(type='A', tokenizer=dict(model=str(path)))))
+    path.write_text(json.dumps(content))
+    assert validation_pipeline(generator) is None
+    path.write_text(json.dumps({**content, 'metadata': {'preparation': [EDGE]}}))
+    assert validation_pipeline(generator) == [LOAD, EDGE]
+    path.write_text(json.dumps({**content, '_base_': ['runs_code.py']}))
+    with pytest.raises(ValueError, match='inherits from'):
+        validation_pipeline(generator)
+
+
 def test_features_are_those_of_an_evaluation(tmp_path: Path) -> None:
     """The same numbers come through the inferencer and through the data set."""
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -246,6 +247,18 @@ def test_an_unguarded_model_whose_scale_only_falls(tmp_path: Path) -> None:
     runner = scaled_runner(tmp_path, Guarded(lambda call, scale: True, guarded=False))
     with pytest.raises(FloatingPointError, match='has dropped 21 steps in a row'):
         runner.train()
+
+
+def test_steps_that_a_scaler_takes_do_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its scale lies on the device: of a model that tells of drops it is not read."""
+    wrapper = Scaled(optimizer=torch.optim.SGD([torch.zeros(1)], lr=0.1))
+    waited = lambda: pytest.fail('has waited')  # noqa: E731
+    monkeypatch.setattr(wrapper.loss_scaler, 'get_scale', waited)
+    told = dict(nonfinite=torch.zeros(()), dropped=torch.zeros(()))
+    runner = SimpleNamespace(optim_wrapper=wrapper, iter=0)
+    NaNGuardHook().after_train_iter(runner, 0, {}, told)
 
 
 @pytest.mark.parametrize('guarded', [True, False])

@@ -198,6 +198,12 @@ def test_published_statistics(tmp_path: Path) -> None:
         np.savez(path, **wrong)
         with pytest.raises(ValueError, match='mu .*and sigma'):
             metric(statistics=path)
+    np.savez_compressed(path, mu=np.zeros(8), sigma=np.zeros((4096, 4096)))
+    with pytest.raises(ValueError, match='unpacks to .* bytes'):
+        metric(statistics=path)
+    objects = np.array([object()], dtype=object)  # of an array that nobody asks for
+    np.savez(path, mu=mean, sigma=cov, names=objects)
+    metric(statistics=path)
     Path(path).write_bytes(b'no zip')
     with pytest.raises(ValueError, match='is no .npz with mu and sigma'):
         metric(statistics=path)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,32 @@ def test_the_stack_imports_in_any_order(first):
     assert run_python(code).strip().endswith('ok')
 
 
+def test_startup_file_stays_in_the_list_of_finders(packages):
+    """Taking it out would let another thread pass over the finder behind it."""
+    startup = REPO / 'mergevq_mm/utils/compat/startup.py'
+    out = run_python(
+        'import sys\n'  # without that of the environment
+        'names = [type(finder).__name__ for finder in sys.meta_path]\n'
+        'if "FirstOfStack" in names:\n'
+        '    del sys.meta_path[names.index("FirstOfStack")]\n'
+        f'exec(open({str(startup)!r}).read())\n'
+        'finders = iter(sys.meta_path)\n'
+        'first = next(finders)\n'
+        'behind = sys.meta_path[1]\n'
+        'import torchvision\n'
+        'print("mergevq_mm" in sys.modules, behind in finders)\n'
+    )
+    assert out.split() == ['True', 'True']
+
+
+def test_startup_file_leaves_the_stack_to_itself_where_the_package_is_broken(packages):
+    write_package(packages, 'mergevq_mm', 'raise RuntimeError("broken")')
+    write_package(packages, 'mmcv', 'print("imported")')
+    startup = REPO / 'mergevq_mm/utils/compat/startup.py'
+    code = f'exec(open({str(startup)!r}).read())\nimport mmcv'
+    assert run_python(code, packages).split() == ['imported']
+
+
 # Waiting for an import
 
 
@@ -139,6 +166,20 @@ def test_what_an_action_raises_is_raised_again_at_the_next_try(packages):
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match='install it'):
             importlib.import_module('needs_more')
+
+
+def test_a_loader_of_several_modules_waits_for_one_of_them(packages, monkeypatch):
+    """The loader of a zip file is one object for all modules in it."""
+    with zipfile.ZipFile(packages / 'both.zip', 'w') as archive:
+        archive.writestr('waited_in_zip.py', '')
+        archive.writestr('beside_in_zip.py', '')
+    monkeypatch.syspath_prepend(str(packages / 'both.zip'))
+    seen = []
+    watching.after_import('waited_in_zip', lambda: seen.append('after'))
+    importlib.import_module('waited_in_zip')
+    assert seen == ['after']
+    importlib.import_module('beside_in_zip')
+    assert seen == ['after']
 
 
 def test_waiting_leaves_other_modules_alone(packages):
@@ -251,6 +292,17 @@ def test_a_missing_package_is_named_with_its_command(name, hidden, words):
     assert [word for word in words if word not in out] == []
 
 
+def test_who_asks_whether_a_missing_package_is_there_gets_an_answer():
+    out = run_python(
+        MISSING.format(name='torch', hidden=['mmagic', 'mmcv'])
+        + 'from importlib.util import find_spec\n'
+        + 'print(find_spec("mmagic"), find_spec("mmcv"))\n'
+        + 'from mergevq_mm.utils.compat import missing\n'
+        + 'print("--no-deps" in missing.remedy("mmagic"))\n'
+    )
+    assert out.split() == ['None', 'None', 'True']
+
+
 def test_base_config_of_a_missing_mmagic_says_how_to_install_it():
     out = run_python(
         MISSING.format(name='torch', hidden=['mmagic', 'pkg_resources'])
@@ -262,11 +314,14 @@ def test_base_config_of_a_missing_mmagic_says_how_to_install_it():
         + '    return found(name)\n'
         + 'metadata.distribution = distribution\n'
         + 'from mmengine.config import Config\n'
+        + 'from mmengine.utils import is_installed\n'
+        + 'print("installed |", is_installed("mmagic"))\n'
         + 'try:\n'
         + f'    Config.fromfile({str(REPO / "configs/mergear_l_g+r.py")!r})\n'
         + 'except ModuleNotFoundError as error:\n'
         + '    print("config |", error)\n'
     )
+    assert 'installed | False' in out
     assert 'config | ' in out and 'pip install --no-deps mmagic' in out
 
 
@@ -310,6 +365,20 @@ def test_pkg_resources_without_setuptools():
     assert lines[2].endswith('mmpretrain') and Path(lines[2]).is_dir()
     assert lines[3].endswith('mmcv') and Path(lines[3]).is_dir()
     assert lines[4:] == ['mmpretrain', 'as without it']
+
+
+def test_old_namespace_packages_use_pkgutil_beside_the_stand_in(packages):
+    idiom = (
+        'try:\n'
+        '    __import__("pkg_resources").declare_namespace(__name__)\n'
+        'except ImportError:\n'
+        '    __path__ = __import__("pkgutil").extend_path(__path__, __name__)\n'
+    )
+    write_package(packages, 'old_space.part', 'print("imported")')
+    (packages / 'old_space/__init__.py').write_text(idiom)
+    hidden = ['pkg_resources', 'setuptools']
+    code = MISSING.format(name='torch', hidden=hidden) + 'import old_space.part\n'
+    assert run_python(code, packages).split() == ['imported']
 
 
 def test_pkg_resources_of_setuptools_is_left_alone(packages, monkeypatch):
@@ -360,6 +429,16 @@ def test_a_module_is_lent_while_the_borrower_is_imported(packages):
             kind(1)
 
 
+def test_what_is_lent_comes_back_from_a_borrower_that_fails(packages):
+    code = 'import gone_module\nraise RuntimeError("of its own")'
+    write_package(packages, 'broken_borrower', code)
+    lending.lend('gone_module', 'broken_borrower')
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match='of its own'):
+            importlib.import_module('broken_borrower')
+        assert 'gone_module' not in sys.modules
+
+
 def test_a_module_that_is_there_is_not_lent(packages):
     write_package(packages, 'kept_package', 'class Kept: pass')
     write_package(packages, 'owner', 'from kept_package import Kept')
@@ -408,6 +487,7 @@ def test_matrix_root_as_the_fid_of_mmagic_calls_it(dropped, monkeypatch):
         ('5.0.0', False, (1, 2, 0), False),
         ('4.57.6', True, (1, 3, 6), False),
         ('5.0.0', True, (1, 3, 6), True),
+        ('5.0rc1', True, (1, 2, 0), True),
     ],
 )
 def test_multimodal_part(version, present, mmpretrain, left_out, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mergevq_mm.utils import download as module
-from mergevq_mm.utils.download import download, read_bytes
+from mergevq_mm.utils.download import download, read_address
 
 CONTENT = bytes(range(256)) * 64
 ended = threading.Event()
@@ -77,7 +77,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_good_server(address: str, tmp_path: Path) -> None:
-    assert read_bytes(f'{address}/good', len(CONTENT)) == CONTENT
+    assert b''.join(read_address(f'{address}/good', len(CONTENT))) == CONTENT
     digits = hashlib.sha256(CONTENT).hexdigest()[:8]
     path = tmp_path / 'new' / 'file'
     download(f'{address}/good', path, digits)
@@ -100,7 +100,7 @@ def test_answers_that_are_too_large(
 ) -> None:
     limit = len(CONTENT) - 1
     with pytest.raises(ValueError, match=f'more than {limit:,} bytes'):
-        read_bytes(f'{address}/{kind}', limit)
+        list(read_address(f'{address}/{kind}', limit))
     monkeypatch.setattr(module, 'LARGEST', limit)
     with pytest.raises(ValueError, match='more than .* give the path of a local file'):
         download(f'{address}/{kind}', tmp_path / 'file')
@@ -113,4 +113,4 @@ def test_other_digits_and_other_addresses(address: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     for wrong in ('file:///etc/passwd', '/etc/passwd', 'ftp://a/b', ''):
         with pytest.raises(ValueError, match='must begin with http'):
-            read_bytes(wrong, 10)
+            list(read_address(wrong, 10))

@@ -46,6 +46,15 @@ def test_kill_before_the_rename_keeps_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b'one'
 
 
+def test_what_a_kill_left_is_cleared(tmp_path):
+    for name in ('a.pth.tmp', 'b.pth', 'c.json.tmp', 'last_checkpoint.tmp'):
+        (tmp_path / name).touch()
+    fileio.clear_temporary(tmp_path, '*.pth')
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ['b.pth', 'c.json.tmp', 'last_checkpoint.tmp']
+    fileio.clear_temporary(tmp_path / 'missing', '*.pth')
+
+
 def test_removal_waits(tmp_path):
     backend = fileio.AtomicLocalBackend()
     paths = [str(tmp_path / name) for name in 'ab']

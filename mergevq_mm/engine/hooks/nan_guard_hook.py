@@ -110,13 +110,14 @@ class NaNGuardHook(Hook):
         """
         outputs = outputs or {}
         guarded = 'nonfinite' in outputs
-        if not guarded:
-            self._check_unguarded(runner, data_batch, outputs)
         wrappers = dict(each_wrapper(runner.optim_wrapper))
-        dropped = self._scale_fell(wrappers)
         if guarded:
             dropped = bool(outputs.get('dropped', 0))
+        else:
+            self._check_unguarded(runner, data_batch, outputs)
+            dropped = self._scale_fell(wrappers)
         if dropped:
+            self._scales = _scales_of(wrappers)
             self._count_drop(runner, data_batch)
         if guarded and float(outputs['nonfinite']):
             self._count_skip(runner, data_batch)
@@ -125,13 +126,8 @@ class NaNGuardHook(Hook):
 
     def _scale_fell(self, wrappers: dict[str, OptimWrapper]) -> bool:
         """Whether a loss scaler has lowered its scale since the last call."""
-        fell = False
-        for name, wrapper in wrappers.items():
-            if hasattr(wrapper, 'loss_scaler'):
-                scale = wrapper.loss_scaler.get_scale()
-                fell |= scale < self._scales.get(name, scale)
-                self._scales[name] = scale
-        return fell
+        before, self._scales = self._scales, _scales_of(wrappers)
+        return any(now < before.get(name, now) for name, now in self._scales.items())
 
     def _count_drop(self, runner: Runner, data_batch: Any) -> None:
         """Report a step that a loss scaler dropped; end the run after too many."""
@@ -237,3 +233,12 @@ def _is_finite(value: Tensor | float) -> bool:
     if isinstance(value, Tensor):
         return bool(torch.isfinite(value).all())
     return math.isfinite(value)
+
+
+def _scales_of(wrappers: dict[str, OptimWrapper]) -> dict[str, float]:
+    """Scales of the loss scalers, by optimizer. Reading one waits for the device."""
+    return {
+        name: wrapper.loss_scaler.get_scale()
+        for name, wrapper in wrappers.items()
+        if hasattr(wrapper, 'loss_scaler')
+    }

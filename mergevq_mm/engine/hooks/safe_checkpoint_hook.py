@@ -12,7 +12,11 @@ from mmengine.runner import Runner
 
 from mergevq_mm.evaluation.better import better_rule
 from mergevq_mm.registry import HOOKS
-from mergevq_mm.utils.fileio import AtomicLocalBackend, write_atomically
+from mergevq_mm.utils.fileio import (
+    AtomicLocalBackend,
+    clear_temporary,
+    write_atomically,
+)
 
 from .run_state_hook import RunStateHook
 
@@ -41,7 +45,7 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Choose the backend of the files.
+        """Choose the backend of the files, and clear what a kill has left half written.
 
         Args:
             runner (Runner): The runner of the training process.
@@ -52,6 +56,9 @@ class SafeCheckpointHook(CheckpointHook):
             self.backend_args = dict(backend=_BACKEND)
         super().before_train(runner)
         self._remove_outdated()
+        if self._is_atomic and is_main_process():
+            clear_temporary(self.out_dir, '*.pth')
+            clear_temporary(runner.work_dir, 'last_checkpoint')
 
     @property
     def _is_atomic(self) -> bool:

@@ -199,7 +199,7 @@ class LFQ(BaseModule):
         """
         looked_at = not torch.compiler.is_compiling() and not index.is_meta
         if looked_at and index.numel():
-            low, high = (value.item() for value in index.aminmax())
+            low, high = torch.stack(index.aminmax()).tolist()  # one question
             if index.is_floating_point() or low < 0 or high >= self.codebook_size:
                 raise ValueError(
                     f'indices in [{low}, {high}] of {index.dtype} are not those of '

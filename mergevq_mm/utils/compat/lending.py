@@ -53,4 +53,4 @@ def lend(missing: str, borrower: str) -> None:
             del sys.modules[missing]
 
     before_import(borrower, give)
-    after_import(borrower, take_back)
+    after_import(borrower, take_back, failed=True)

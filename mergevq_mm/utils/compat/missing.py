@@ -28,6 +28,10 @@ _REMEDIES = {
         '"mergevq_mm[mmagic]" && pip install --no-deps mmagic'
     ),
 }
+# Functions that look for a module for others, and those of Python's import and of
+# mmengine's reading of configs that cannot go on without it.
+_LOOKING = ('_find_spec', 'find_spec', 'is_installed')
+_NEEDING = ('_find_and_load_unlocked', '_get_cfg_path', 'get_installed_path')
 # What mmagic imports at once, or with its models.
 _OF_MMAGIC = ('diffusers', 'imageio', 'pandas', 'resize_right', 'transformers')
 
@@ -41,9 +45,21 @@ class _LastFinder(MetaPathFinder):
             return importlib.util.spec_from_file_location(
                 fullname, _STAND_INS[fullname]
             )
-        if fullname in _REMEDIES:
+        if fullname in _REMEDIES and _is_needed():
             raise ModuleNotFoundError(_sentence(fullname), name=fullname)
         return None
+
+
+def _is_needed() -> bool:
+    """Whether who looks for a module cannot go on without it.
+
+    Many ask ``importlib.util.find_spec``, or mmengine's ``is_installed``, whether an
+    optional package is there; they are to get an answer.
+    """
+    frame = sys._getframe(2)  # who called the finder
+    while frame is not None and frame.f_code.co_name in _LOOKING:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name in _NEEDING
 
 
 def _sentence(name: str) -> str:

@@ -33,6 +33,7 @@ def leave_out_multimodal() -> bool:
     return True
 
 
-def _version(package: str) -> tuple[int, int]:
-    major, minor = importlib.metadata.version(package).split('.')[:2]
-    return int(major), int(minor)
+def _version(package: str) -> tuple[int, ...]:
+    from packaging.version import Version
+
+    return Version(importlib.metadata.version(package)).release

@@ -15,6 +15,7 @@ from packaging.version import parse as parse_version
 __all__ = [
     'Distribution',
     'DistributionNotFound',
+    'declare_namespace',
     'fixup_namespace_packages',
     'get_distribution',
     'parse_version',
@@ -66,6 +67,20 @@ def get_distribution(dist: str) -> Distribution:
         DistributionNotFound: If it is not installed.
     """
     return Distribution(dist)
+
+
+def declare_namespace(name: str) -> None:
+    """Say that there is no such thing, as an import of the real module would.
+
+    Old namespace packages call it in a ``try``, and then use :mod:`pkgutil`.
+
+    Args:
+        name (str): Of the package.
+
+    Raises:
+        ImportError: Always.
+    """
+    raise ImportError(f'{name} is declared by pkgutil where pkg_resources is missing.')
 
 
 def fixup_namespace_packages(path_item: str, parent: str | None = None) -> None:

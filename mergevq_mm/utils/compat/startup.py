@@ -6,7 +6,6 @@ file that imports it. The first import of a package of the stack then imports
 imports. Nothing is imported before that, and nothing where none of them is.
 """
 
-import importlib.util
 import sys
 
 STACK = {'mim', 'mmagic', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg'}
@@ -16,11 +15,17 @@ STACK |= {'torchvision'}
 class FirstOfStack:
     """A finder that waits for the stack; finds nothing itself."""
 
+    waits = True
+
     def find_spec(self, fullname, path=None, target=None):
         """Import ``mergevq_mm`` before a package of the stack, and step aside."""
-        if fullname not in STACK:
+        if not self.waits or fullname not in STACK:
             return None
-        sys.meta_path.remove(self)
+        # It stays in the list: who takes a finder out while another thread goes through
+        # the list lets that one pass over the next finder.
+        self.waits = False
+        import importlib.util  # not at the start of every interpreter
+
         try:
             import mergevq_mm  # noqa: F401
         except Exception:

@@ -6,6 +6,7 @@ imported at all where nobody asks for it. So they wait for it.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 from importlib.abc import MetaPathFinder
@@ -22,6 +23,7 @@ class _Watcher(MetaPathFinder):
     def __init__(self) -> None:
         self.before: dict[str, list[Action]] = {}
         self.after: dict[str, list[Action]] = {}
+        self.failed: dict[str, list[Action]] = {}
 
     def find_spec(
         self,
@@ -35,12 +37,19 @@ class _Watcher(MetaPathFinder):
         spec = find_spec(fullname, path, target, but=self)
         if spec is None or spec.loader is None:
             return spec
+        # Its own: that of a zip file is one object for all modules in it.
+        spec.loader = copy.copy(spec.loader)
         run = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             for action in self.before.get(fullname, []):
                 action()
-            run(module)
+            try:
+                run(module)
+            except BaseException:
+                for action in self.failed.get(fullname, []):
+                    action()
+                raise
             for action in self.after.get(fullname, []):
                 action()
 
@@ -105,13 +114,16 @@ def before_import(name: str, action: Action) -> None:
         _watch(_WATCHER.before, name, action)
 
 
-def after_import(name: str, action: Action) -> None:
+def after_import(name: str, action: Action, failed: bool = False) -> None:
     """Run an action after a module's code; at once if that has run.
 
     Args:
         name (str): Full name of the module.
         action (Callable): What to do.
+        failed (bool): Whether to do it after code that fails, too. Defaults to False.
     """
+    if failed:
+        _watch(_WATCHER.failed, name, action)
     if name in sys.modules:
         action()
     else:

@@ -63,6 +63,18 @@ def test_mask_against_a_slow_loop(prefix: int, window: int) -> None:
     assert mask.diagonal(dim1=-2, dim2=-1).all()  # each sees itself
 
 
+def test_a_block_mask_would_skip_nothing() -> None:
+    """What the documentation of ``mergear_mask`` says of 256 groups in L = 1024."""
+    torch.manual_seed(0)
+    first = first_of_its_kind(torch.randint(256, (8, 1022)))
+    mask = mergear_mask(first, 2, 2)  # 1024 × 1024
+    causal = torch.ones(1024, 1024, dtype=torch.bool).tril()
+    assert mask.sum() / (8 * causal.sum()) == pytest.approx(0.38, abs=0.005)
+    blocks = [m.unfold(-2, 128, 128).unfold(-2, 128, 128) for m in (mask, causal)]
+    seen, visited = (block.flatten(-2).any(-1) for block in blocks)
+    assert torch.equal(seen[:, 0], visited.expand(8, -1, -1))
+
+
 def test_without_window_it_is_causal() -> None:
     first = torch.rand(2, 17) < 0.3
     assert mergear_mask(first, 2, None) is None
