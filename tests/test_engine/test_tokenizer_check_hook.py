@@ -9,6 +9,7 @@ import pytest
 from tiny_generator import GRID, build
 from torch.utils.data import Subset
 
+from mergevq_mm.engine.first_step import TrainingRefused
 from mergevq_mm.engine.hooks import TokenizerCheckHook, tokenizer_check_hook
 
 FITS = dict(
@@ -60,13 +61,13 @@ def test_what_fits_passes() -> None:
 )
 @pytest.mark.parametrize('wrap', [False, True])
 def test_what_does_not_fit_is_refused(change: dict, message: str, wrap: bool) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(TrainingRefused, match=message):
         check(wrap, **{**FITS, **change})
 
 
 def test_images_of_other_classes() -> None:
     """Images that are encoded on the fly have classes, too."""
-    with pytest.raises(ValueError, match='has 2 classes, but model.num_classes=3'):
+    with pytest.raises(TrainingRefused, match='has 2 classes, but model.num_classes=3'):
         check(classes=('a', 'b'))
 
 

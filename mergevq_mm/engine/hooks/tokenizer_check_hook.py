@@ -15,6 +15,8 @@ from torch.utils.data import Dataset
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.distributed import unwrap
 
+from ..first_step import refusing
+
 
 @HOOKS.register_module()
 class TokenizerCheckHook(Hook):
@@ -32,6 +34,7 @@ class TokenizerCheckHook(Hook):
 
     priority = 'VERY_HIGH'
 
+    @refusing()
     def before_train(self, runner: Runner) -> None:
         """Compare, before the first step.
 
