@@ -54,6 +54,10 @@ def test_the_config_itself_is_right() -> None:
             'decoder.type="mergevq_mm.MergeVQDecodr" does not exist; did you mean '
             '"mergevq_mm.MergeVQDecoder"',
         ),
+        (
+            dict(optim_wrapper__optimizer__lr=1e-5),
+            'optimizer is that of none of the sides; set optim_wrapper.generator.opt',
+        ),
         (dict(model__neck__type='Nothing.AtAll'), 'model.neck.type="Nothing.AtAll" do'),
         (
             dict(train_dataloader__batchsize=3),

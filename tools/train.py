@@ -161,8 +161,8 @@ def main() -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from mergevq_mm.engine.first_step import TrainingRefused
     from mergevq_mm.engine.training import prepare_training
-    from mergevq_mm.engine.work_dir_lock import WorkDirInUse
     from mergevq_mm.utils.distributed import end_process_group
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -175,7 +175,7 @@ def main() -> None:
         runner.train()
     except SystemExit as stop:  # all ranks were asked to stop, and have saved
         code = stop.code
-    except WorkDirInUse as error:  # by a run that started at the same moment
+    except TrainingRefused as error:  # by a hook, before the first step
         sys.exit(f'error: {error}')
     del runner
     end_process_group()

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(
             f'--weights {args.weights} and --random-weights contradict each other; '
             'leave one out.'
+        )
+    if args.random_weights and Path(args.model).is_dir():
+        raise ValueError(
+            f'--random-weights has no effect on the folder "{args.model}", which has '
+            'weights of its own; leave it out, or give a config.'
         )
     if getattr(args, 'tokenizer', None) == '':
         raise ValueError("--tokenizer '' names nothing; give a path, or leave it out.")

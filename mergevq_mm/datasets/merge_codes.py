@@ -117,6 +117,14 @@ class MergeVQCodes(Dataset):
         """
         return [int(self._labels[self._order[idx]])]
 
+    def present_classes(self) -> list[int]:
+        """Classes that have a sample; others are only named.
+
+        Returns:
+            list[int]: Sorted.
+        """
+        return np.unique(self._labels[self._order]).tolist()
+
     def _read(self, number: int, flip: int, name: str) -> Tensor:
         shard = int(np.searchsorted(self._ends, number, side='right'))
         if (shard, name) not in self._arrays:

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from torch.utils.data import DataLoader
+
+
+class TrainingRefused(ValueError):
+    """What somebody gave for a training cannot be trained with, says the message."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Tell what is wrong with what somebody gave from faults of the program.
+
+    Raises:
+        TrainingRefused: In the place of a ValueError of the block.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise TrainingRefused(str(error)) from error
 
 
 def check_steps(loader: Any, max_epochs: int, max_iters: int) -> None:

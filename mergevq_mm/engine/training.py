@@ -16,7 +16,7 @@ from .schedules import Length, fit_schedules
 def prepare_training(runner: Any, ratio: float = 1.0) -> None:
     """See that a training has steps, and fit its schedules to their number.
 
-    Its loop, which knows the number, is built for it.
+    Its loop, which knows the number, is built for it, and that of the validation.
 
     Args:
         runner (Runner): Built, not yet run; changed in place. Runners of other kinds
@@ -39,6 +39,7 @@ def prepare_training(runner: Any, ratio: float = 1.0) -> None:
         protect_workers(runner._train_dataloader)
     loop = runner.train_loop
     check_steps(loop.dataloader, loop.max_epochs, loop.max_iters)
+    _ = runner.val_loop  # built now, so that its data are looked at as well
     try:
         epoch = max(len(loop.dataloader), 1)
     except TypeError:  # a stream

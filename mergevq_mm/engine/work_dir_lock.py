@@ -22,12 +22,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .first_step import TrainingRefused
+
 LOCK_NAME = 'run.lock'
 BEAT = 10.0  # seconds between two touches
 WATCH = 35.0  # seconds after which an untouched lock of another machine is dead
 
 
-class WorkDirInUse(ValueError):
+class WorkDirInUse(TrainingRefused):
     """Another run writes into the work_dir."""
 
 

@@ -102,6 +102,7 @@ def check_config(cfg: Config) -> None:
             raise ValueError(
                 f'{key} is not a setting of the runner; did you mean {near[0]}?'
             )
+    _check_sides(cfg.get('optim_wrapper') or {})
     # Types without a scope are those of the config's.
     known = DefaultScope._instance_dict.copy()
     try:
@@ -113,6 +114,20 @@ def check_config(cfg: Config) -> None:
     finally:
         DefaultScope._instance_dict.clear()
         DefaultScope._instance_dict.update(known)
+
+
+def _check_sides(wrapper: Mapping[str, Any]) -> None:
+    """Refuse the setting of one optimizer where each side has its own."""
+    sides = [
+        name
+        for name, value in wrapper.items()
+        if isinstance(value, Mapping) and 'optimizer' in value
+    ]
+    if sides and 'optimizer' in wrapper:
+        remedy = ' and '.join(f'optim_wrapper.{name}.optimizer' for name in sides)
+        raise ValueError(
+            f'optim_wrapper.optimizer is that of none of the sides; set {remedy}.'
+        )
 
 
 def _check(value: Any, key: str, section: str | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.logging import print_log
 
@@ -136,12 +137,15 @@ def stretch_start(
 
 def _origin(path: Path) -> Path | None:
     """The file that sets ``param_scheduler``, this one or one that it builds on."""
-    if path.suffix != '.py':
+    if path.suffix == '.py':
+        body = ast.parse(path.read_text(encoding='utf-8')).body
+        assigned = [node for node in body if isinstance(node, ast.Assign)]
+        targets = [target for node in assigned for target in node.targets]
+        names = {getattr(target, 'id', '') for target in targets}
+    else:
+        names = set(fileio.load(path))
+    if 'param_scheduler' in names:
         return path
-    for node in ast.parse(path.read_text(encoding='utf-8')).body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if any(getattr(target, 'id', '') == 'param_scheduler' for target in targets):
-            return path
     for base in Config._get_base_files(str(path)):
         file, _ = Config._get_cfg_path(base, str(path))
         found = _origin(Path(file))

@@ -263,3 +263,9 @@ def test_as_a_process() -> None:
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert spent < 10  # about 2 s of an idle machine; far more if a room is imported
     assert "'mergevq = mergevq_mm.cli:main'" in (REPO / 'setup.py').read_text()
+
+
+def test_random_weights_of_a_folder_that_has_its_own(tmp_path: Path) -> None:
+    args = ('export', str(tmp_path), str(tmp_path / 'out'), '--random-weights')
+    with pytest.raises(SystemExit, match='--random-weights has no effect on the fold'):
+        main(args)

@@ -137,6 +137,7 @@ def test_takes_the_samples_and_the_keeps_asked_for(root, indices, numbers):
     ]
     labels = [dataset.get_cat_ids(i)[0] for i in range(len(dataset))]
     assert labels == expected('labels')[[*numbers]].tolist()
+    assert dataset.present_classes() == sorted(set(labels))
     assert set(dataset[0]['inputs']) == {'index_K6', 'group_K6'}
     assert MergeVQCodes(root, keep=4).keeps == (4,)
 

@@ -12,6 +12,7 @@ from tiny_gan import TinyGAN, optimizers
 from tiny_gan import make_runner as make_gan_runner
 from toy_run import make_runner
 
+from mergevq_mm.engine.first_step import TrainingRefused
 from mergevq_mm.engine.hooks import ResumedSchedulesHook
 
 COSINE = dict(type='CosineAnnealingLR', eta_min_ratio=0.01, convert_to_iter_based=True)
@@ -117,7 +118,9 @@ def test_the_same_schedules_need_no_word(
 def test_schedules_of_another_kind(tmp_path: Path) -> None:
     run(tmp_path, 2, [COSINE])
     for other in ([COSINE, STEPS], [STEPS]):
-        with pytest.raises(ValueError, match='another number or kind .*--rebuild-sch'):
+        with pytest.raises(
+            TrainingRefused, match='another number or kind .*--rebuild-sch'
+        ):
             run(tmp_path, 3, other)
     runner = run(tmp_path, 6, [STEPS], rebuild=True)
     assert rates(runner)[8:] == [1e-3] * 8 + [5e-4] * 8

@@ -9,7 +9,8 @@ import pytest
 from tiny_generator import GRID, build
 from torch.utils.data import Subset
 
-from mergevq_mm.engine.hooks import TokenizerCheckHook
+from mergevq_mm.engine.first_step import TrainingRefused
+from mergevq_mm.engine.hooks import TokenizerCheckHook, tokenizer_check_hook
 
 FITS = dict(
     classes=('a', 'b', 'c'),
@@ -60,11 +61,28 @@ def test_what_fits_passes() -> None:
 )
 @pytest.mark.parametrize('wrap', [False, True])
 def test_what_does_not_fit_is_refused(change: dict, message: str, wrap: bool) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(TrainingRefused, match=message):
         check(wrap, **{**FITS, **change})
 
 
 def test_images_of_other_classes() -> None:
     """Images that are encoded on the fly have classes, too."""
-    with pytest.raises(ValueError, match='has 2 classes, but model.num_classes=3'):
+    with pytest.raises(TrainingRefused, match='has 2 classes, but model.num_classes=3'):
         check(classes=('a', 'b'))
+
+
+def test_classes_without_a_sample_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes of two folders may bear the names of a thousand classes."""
+    told: list[str] = []
+    monkeypatch.setattr(
+        tokenizer_check_hook, 'print_log', lambda text, **kwargs: told.append(text)
+    )
+    monkeypatch.setattr(Data, 'present_classes', lambda self: [0, 1, 2], raising=False)
+    check(**FITS)
+    assert told == []
+    monkeypatch.setattr(Data, 'present_classes', lambda self: [1])
+    check(**FITS)
+    assert told == [
+        'train_dataloader.dataset has samples of 1 of the 3 classes: 0, 2 will not be '
+        'learnt, and yet be drawn if asked for.'
+    ]

@@ -67,6 +67,14 @@ def test_no_epoch(tmp_path: Path) -> None:
         prepare_training(make_runner(tmp_path / 'b', 0, by_epoch=False))
 
 
+def test_the_images_of_the_validation_are_looked_at_too(tmp_path: Path) -> None:
+    data = dict(type='mergevq_mm.ImageFolder', data_root=str(tmp_path), split='val')
+    val = dict(loader(), dataset=data)
+    runner = make_runner(tmp_path / 'work', 1, val_dataloader=val)
+    with pytest.raises(FileNotFoundError, match='val'):
+        prepare_training(runner)
+
+
 def test_an_endless_sampler_fills_its_batches(tmp_path: Path) -> None:
     few = loader('InfiniteSampler')
     runner = make_runner(tmp_path, 2, by_epoch=False, train_dataloader=few)

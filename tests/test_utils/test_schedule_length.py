@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine import fileio
 from mmengine.config import Config
 
 from mergevq_mm.utils.config_options import merge_options
@@ -77,6 +78,19 @@ def test_a_config_that_inherits_schedules(tmp_path: Path) -> None:
     assert ratio(derive(tmp_path, 'quickstart/mergevq_g+r_mnist5k', short)) == 1.0
     own = "param_scheduler = [dict(type='MultiStepLR', milestones=[30])]"
     assert ratio(derive(tmp_path, 'mergevq_g+r', f'{short}\n{own}')) == 1.0
+
+
+@pytest.mark.parametrize('ending', ['json', 'yaml'])
+def test_a_config_of_another_format(ending: str, tmp_path: Path) -> None:
+    def write(**content: Any) -> Path:
+        fileio.dump(content, tmp_path / f'mine.{ending}')
+        return tmp_path / f'mine.{ending}'
+
+    base, short = f'{CONFIGS}/mergevq_g+r.py', dict(max_epochs=27)
+    assert ratio(write(_base_=base, train_cfg=short)) == 0.1
+    own = [dict(type='MultiStepLR', milestones=[30])]
+    path = write(_base_=[base], train_cfg=short, param_scheduler=own)
+    assert ratio(path) == 1.0
 
 
 def test_nothing_to_train() -> None:

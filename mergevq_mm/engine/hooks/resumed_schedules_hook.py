@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from mergevq_mm.registry import HOOKS
 
 from ..accumulation import each_wrapper
+from ..first_step import TrainingRefused
 from ..schedule_state import (
     by_optimizer,
     describe,
@@ -102,7 +103,7 @@ class ResumedSchedulesHook(Hook):
                     kind = f'{type(built[i]).__name__} ({label})'
                     lines.append(describe(kind, old, found, end))
         if not same:
-            raise ValueError(
+            raise TrainingRefused(
                 'resume: the checkpoint holds schedules of another number or kind than '
                 'param_scheduler of the config; set it back, or build them anew: '
                 f'{_REMEDY}.'

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import Dataset
 
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.distributed import unwrap
+
+from ..first_step import refusing
 
 
 @HOOKS.register_module()
@@ -22,13 +26,15 @@ class TokenizerCheckHook(Hook):
     fingerprint. Codes of another tokenizer, or of another checkpoint of the same, are
     numbers of the same range with another meaning: the training would run, and the
     images be noise. A generator of more classes than its data have would draw those
-    that it has not learnt. What data sets do not say in their ``metainfo`` passes; the
+    that it has not learnt; of classes that the data name and have no sample of, a
+    warning tells. What data sets do not say in their ``metainfo`` passes; the
     tokenizer's weights are read all the same, so that those of a tokenizer of another
     shape are an error before the first step.
     """
 
     priority = 'VERY_HIGH'
 
+    @refusing()
     def before_train(self, runner: Runner) -> None:
         """Compare, before the first step.
 
@@ -43,8 +49,10 @@ class TokenizerCheckHook(Hook):
         tokenizer = getattr(model, 'tokenizer', None)
         if tokenizer is None:
             return
-        about = metainfo_of(runner.train_dataloader.dataset)
+        dataset = runner.train_dataloader.dataset
+        about = metainfo_of(dataset)
         check_fit(about, model)
+        tell_unlearnt(dataset, model)
         found = tokenizer.fingerprint()  # reads the weights, which may not fit
         expected = about.get('fingerprint')
         if expected is not None and found != expected:
@@ -68,6 +76,28 @@ def metainfo_of(dataset: Dataset) -> Mapping[str, Any]:
     while not hasattr(dataset, 'metainfo') and hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
     return getattr(dataset, 'metainfo', None) or {}
+
+
+def tell_unlearnt(dataset: Dataset, model: nn.Module) -> None:
+    """Warn of classes that a generator can be asked for and has no sample of.
+
+    Args:
+        dataset (Dataset): Of the training; without ``present_classes`` it passes.
+        model (nn.Module): A ``TokenGenerator``.
+    """
+    number = getattr(model, 'num_classes', None)
+    if number is None or not hasattr(dataset, 'present_classes'):
+        return
+    present = dataset.present_classes()
+    absent = sorted(set(range(number)) - set(present))
+    if absent:
+        some = ', '.join(map(str, absent[:5])) + (', …' if len(absent) > 5 else '')
+        print_log(
+            f'train_dataloader.dataset has samples of {len(present)} of the {number} '
+            f'classes: {some} will not be learnt, and yet be drawn if asked for.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def check_fit(about: Mapping[str, Any], model: nn.Module) -> None:
