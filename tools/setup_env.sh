@@ -7,7 +7,7 @@
 #   bash tools/setup_env.sh --stack newest    .venv-newest: nothing is pinned
 #   bash tools/setup_env.sh --stack onedl     .venv-onedl: the maintained forks
 #
-# Called by quickstart.sh and run_tests.sh. Downloads about 1.6 GB once (a minute or two on
+# Called by quickstart.sh and run_tests.sh. Takes about 2.3 GB and three minutes once (on
 # a fast line; more where the platform's torch brings CUDA) and then returns at once until
 # a file in requirements/ or setup.py changes. PYTHON=/path/to/python chooses the
 # interpreter; pip's own variables (PIP_INDEX_URL ...) are respected.
@@ -106,8 +106,8 @@ is_current() { # is_current STAMP: whether it was made from these requirements
         [ "$(cat "$1")" = "$(fingerprint "$venv/bin/python")" ]
 }
 
-pip_install() {
-    "$venv/bin/python" -m pip install --disable-pip-version-check \
+pip_install() { # modules are compiled when they are imported first, and many never are
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile \
         ${pins[@]+"${pins[@]}"} "$@"
 }
 
@@ -134,7 +134,7 @@ set_up() {
     fi
     rm -f "$stamp" "$downstream_stamp"
     : >"$log"
-    step "installing packages (a minute or two, and 1.6 GB, the first time)" \
+    step "installing packages (about three minutes and 2.3 GB the first time)" \
         install_packages requirements/tests.txt
     step "installing this package in place" \
         "$venv/bin/python" -m pip install --no-deps -e .

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from pathlib import Path
 
 import pytest
 import tiny_mergevq as tiny
@@ -12,6 +14,7 @@ from torch import nn
 
 from mergevq_mm.engine import Bf16OptimWrapper, SpeedHook
 from mergevq_mm.engine.hooks.speed_hook import prepare
+from mergevq_mm.utils.distributed import end_process_group
 
 
 def _same(one: nn.Module, two: nn.Module, images: torch.Tensor) -> None:
@@ -98,3 +101,27 @@ def test_bf16_trains_on_a_cpu() -> None:
     kernel = kernel if kernel in before else next(k for k in before if 'decoder' in k)
     assert model.state_dict()[kernel].dtype == torch.float32
     assert not torch.equal(model.state_dict()[kernel], before[kernel])
+
+
+def channels_last_rank(rank: int, folder: str) -> None:
+    """Three steps of DDP whose module is converted behind it."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    ddp = nn.parallel.DistributedDataParallel(nn.Conv2d(8, 16, 3))
+    prepare(ddp, channels_last=True)
+    images = torch.randn(2, 8, 9, 9).to(memory_format=torch.channels_last)
+    for step in range(3):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter('always')
+            ddp(images).sum().backward()
+        strided = [one for one in found if 'bucket view strides' in str(one.message)]
+        assert len(strided) == (step == 0), step
+        ddp.zero_grad()
+    del ddp  # the wrapper keeps the group's threads alive
+    end_process_group()
+
+
+@pytest.mark.slow
+def test_ddp_lays_out_its_buckets_anew_after_the_first_step(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(channels_last_rank, (str(tmp_path),), nprocs=2)

@@ -36,7 +36,9 @@ class SpeedHook(Hook):
             passed over. Defaults to encoder, decoder, discriminator and, of a
             generator, transformer.
         channels_last (bool): Whether to keep the weights of convolutions in
-            channels-last order. Defaults to False.
+            channels-last order. Several processes have laid out their buckets of
+            gradients by then, and do it anew, in that order, after the first step.
+            Defaults to False.
 
     Raises:
         ValueError: If nothing is asked for; when the run begins, if the model has none
