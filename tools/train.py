@@ -8,6 +8,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import sys
 from collections.abc import Sequence
@@ -151,7 +152,7 @@ def main() -> None:
     args = parse_args()
     try:
         own = config_utils.load_config(args.config)
-        cfg = merge_args(own.copy(), args)
+        cfg = merge_args(copy.deepcopy(own), args)
         check(cfg)
         ratio = schedule_ratio(args.config, own, cfg, args.cfg_options)
         stretch_start(cfg, ratio, args.cfg_options)

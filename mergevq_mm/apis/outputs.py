@@ -35,11 +35,13 @@ def write_outputs(
         list[str]: Paths of the files.
 
     Raises:
-        ValueError: If a file of that name is an input, or a picture of somebody else;
-            nothing of ``outputs`` is written then.
+        ValueError: If ``folder`` is a file, or a file of that name is an input, or a
+            picture of somebody else; nothing of ``outputs`` is written then.
     """
     from mergevq_mm.visualization.grids import png_author, save_png
 
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ValueError(f'"{folder}" is a file; give a folder to write to.')
     author = f'mergevq_mm {task}'
     paths = {name: Path(folder, name) for name in outputs}
     for name, path in paths.items():

@@ -253,3 +253,10 @@ def test_bfloat16_tensors_are_images(model: MergeVQ) -> None:
     tensor = torch.from_numpy(PIXELS.copy()).permute(2, 0, 1) / 255
     pixels = image_inputs.read_pixels(tensor.bfloat16())
     assert np.abs(pixels.astype(int) - PIXELS).max() <= 1
+
+
+def test_a_file_is_no_folder_to_write_to(tmp_path: Path) -> None:
+    (tmp_path / 'results').write_text('mine')
+    with pytest.raises(ValueError, match='results" is a file; give a folder'):
+        write_outputs(tmp_path / 'results', {'a.mvq': b'1'}, 'encode')
+    assert (tmp_path / 'results').read_text() == 'mine'
