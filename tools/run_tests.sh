@@ -11,21 +11,21 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# What fails first when a package changes: imports, configs, the tools, trainings and
-# their resuming, compiling, generation, evaluation, downstream, the page.
+# What fails first when a package changes: imports, configs, the tools, training and
+# resuming, compiling, generation, evaluation, the page.
 stack_tests=(
     tests/test_utils/test_compat.py
     tests/test_utils/test_checkpoint_file.py
     tests/test_configs.py
-    tests/test_generation_configs.py
     tests/test_engine/test_plain_classifier.py
-    tests/test_engine/test_mergevq_resume.py
     tests/test_engine/test_run_test.py
     tests/test_engine/test_speed_hook.py
-    tests/test_engine/test_picture_hooks.py
-    tests/test_models/test_encoder_backbone.py
-    tests/test_models/test_generators
-    tests/test_evaluation
+    tests/test_models/test_generators/test_raster_decoding.py
+    tests/test_models/test_generators/test_randar.py
+    tests/test_evaluation/test_frechet_distance.py
+    tests/test_evaluation/test_generation_frechet.py
+    tests/test_evaluation/test_probe.py
+    tests/test_evaluation/test_stage1_metrics.py
     tests/test_tools/test_extract_codes.py
     tests/test_tools/test_extract_features.py
     tests/test_tools/test_generate.py
