@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 import mergevq_mm  # noqa: F401  (before any test imports torchvision or mmagic)
@@ -48,3 +50,16 @@ def default_scope() -> Iterator[None]:
     yield
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(before)
+
+
+@pytest.fixture(autouse=True)
+def open_log_files() -> Iterator[None]:
+    """Forget log files that a web server's logging set-up has closed.
+
+    mmengine writes to the stream of each of its logger's files, which is None then.
+    """
+    yield
+    for logger in MMLogger._instance_dict.values():
+        for handler in list(logger.handlers):
+            if isinstance(handler, logging.FileHandler) and handler.stream is None:
+                logger.removeHandler(handler)
