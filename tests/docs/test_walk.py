@@ -1,6 +1,7 @@
 """Runs what README and docs/ tell a reader to run, after a short quickstart.
 
-The commands run in their order in a folder that looks like the repository's root.
+The commands of a page run in their order in a folder that looks like the repository's
+root; with several processes, pages run side by side.
 Trainings and benchmarks are shortened by further flags; what is not run has a reason.
 ``MERGEVQ_QUICKSTART`` names the folder of a quickstart that is there already.
 """
@@ -70,7 +71,23 @@ def reason(command: Command) -> str | None:
     return next((why for key, why in NOT_RUN.items() if re.search(key, text)), None)
 
 
-COMMANDS = [command for page in PAGES for command in commands(page)]
+def once() -> list[Command]:
+    """The commands of all pages, each where it stands first."""
+    found: dict[tuple, Command] = {}
+    for page in PAGES:
+        for command in commands(page):
+            key = (command.words, tuple(command.environment.items()))
+            found.setdefault(key, command)
+    return list(found.values())
+
+
+# Pages need each other's files nowhere, so processes share them out.
+COMMANDS = [
+    pytest.param(
+        command, id=str(command), marks=pytest.mark.xdist_group(command.page.name)
+    )
+    for command in once()
+]
 
 
 @pytest.fixture(scope='module')
@@ -131,7 +148,7 @@ def state(root: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in root.rglob('*')}
 
 
-@pytest.mark.parametrize('command', COMMANDS, ids=str)
+@pytest.mark.parametrize('command', COMMANDS)
 def test_command(command: Command, root: Path) -> None:
     if why := reason(command):
         pytest.skip(why)
