@@ -37,12 +37,10 @@ stack_tests=(
 stack=default
 setup=()
 part=()
-dist=loadfile
 case "${1:-}" in
 --downstream | --faults | --docs)
     part=("tests/${1#--}")
     [ "$1" = --downstream ] && setup=(--downstream)
-    [ "$1" = --docs ] && dist=loadgroup  # by page
     shift
     ;;
 --stack)
@@ -65,6 +63,6 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 echo "[tests] running pytest in $cores processes"
 start=$SECONDS
 status=0
-"$venv/bin/python" -m pytest -n "$cores" --dist "$dist" ${part[@]+"${part[@]}"} "$@" || status=$?
+"$venv/bin/python" -m pytest -n "$cores" --dist loadfile ${part[@]+"${part[@]}"} "$@" || status=$?
 echo "[tests] finished in $((SECONDS - start)) s"
 exit "$status"
