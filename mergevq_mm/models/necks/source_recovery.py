@@ -8,10 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mergevq_mm.registry import MODELS
+from mergevq_mm.utils.older_neck import complete_older_neck
 
 from ..utils.attention import init_transformer
 from ..utils.group_map import recover_tokens
+from ..utils.possible_maps import best_possible_map
 from ..utils.precision import no_autocast
+from ..utils.sinusoids import sinusoids
 from ..utils.structures import RecoveredTokens
 
 
@@ -51,23 +54,33 @@ class SourceRecovery(BaseModule):
 
     A query a position attends to the K codes in transformer decoder layers, then the
     position is classified: the logits are the scaled products of the refined queries
-    with the projected codes. Codes carry no position, so the prediction is equivariant
-    to their order. Reconstruction during training uses the true map where it is given.
+    with the projected codes. The codes stand in the order of their first raster
+    position: a linear layer of sines of the rank k and of k·L/K, the place that it has
+    on average, is added to them, and of those of its own place to each query. The map
+    is the best of those that can exist. Reconstruction during training uses the true
+    map where it is given.
 
     Differences: paper text and appendix disagree on width and layers (spec section 7);
-    these are two standard decoder layers of width 384 with 8 heads. The authors' code
-    has a class for it, but neither trains nor uses it.
+    these are two standard decoder layers of width 384 with 8 heads. The paper says
+    nothing of an order of the codes; without it equal codes cannot be told apart, nor
+    can K, and it takes the likeliest token of each position by itself. The authors'
+    code has a class for it, but neither trains nor uses it.
 
     Args:
         bits (int): Width of the codes, d. Defaults to 18.
         grid (tuple[int, int]): Grid that the queries are made for; for other grids they
             are interpolated. Defaults to (16, 16).
-        embed_dims (int): Width. Defaults to 384.
+        embed_dims (int): Width; even. Defaults to 384.
         num_layers (int): Decoder layers. Defaults to 2.
         num_heads (int): Heads. Defaults to 8.
         feedforward_channels (int): Hidden width of the MLPs. Defaults to 1536.
+        code_layers (int): Self-attention layers over the codes before the queries look
+            at them. Defaults to 0.
         detach (bool): Whether to stop the gradient into the codes. Defaults to False.
         init_cfg (dict, optional): Initialization. Defaults to None.
+
+    Raises:
+        ValueError: If the width is odd.
     """
 
     learned = True
@@ -80,65 +93,101 @@ class SourceRecovery(BaseModule):
         num_layers: int = 2,
         num_heads: int = 8,
         feedforward_channels: int = 1536,
+        code_layers: int = 0,
         detach: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        if embed_dims % 2:
+            raise ValueError(
+                f'embed_dims={embed_dims} of SourceRecovery is odd, but it shows ranks '
+                'as sines and as many cosines; choose an even width.'
+            )
         self.bits = bits
         self.detach = detach
         self.query = nn.Parameter(torch.zeros(1, embed_dims, *grid))
         self.embed = nn.Sequential(
             nn.Linear(bits, embed_dims), nn.LayerNorm(embed_dims)
         )
-        layer = nn.TransformerDecoderLayer(
-            embed_dims,
-            num_heads,
-            feedforward_channels,
-            dropout=0.0,
-            activation=F.gelu,
-            batch_first=True,
-            norm_first=True,
+        self.order = nn.Linear(2 * embed_dims, embed_dims, bias=False)
+        arguments = {
+            'd_model': embed_dims,
+            'nhead': num_heads,
+            'dim_feedforward': feedforward_channels,
+            'dropout': 0.0,
+            'activation': F.gelu,
+            'batch_first': True,
+            'norm_first': True,
+        }
+        self.code_layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(**arguments) for _ in range(code_layers)
         )
         self.layers = nn.TransformerDecoder(
-            layer, num_layers, norm=nn.LayerNorm(embed_dims)
+            nn.TransformerDecoderLayer(**arguments),
+            num_layers,
+            norm=nn.LayerNorm(embed_dims),
         )
         self.key = nn.Linear(embed_dims, embed_dims, bias=False)
         init_transformer(self)
-        for name, parameter in self.layers.named_parameters():
+        for name, parameter in self.named_parameters():
             if name.endswith(
                 'in_proj_weight'
             ):  # nn.TransformerDecoder copies one layer
                 nn.init.xavier_uniform_(parameter)
         nn.init.trunc_normal_(self.query, std=0.02)
+        self._register_load_state_dict_pre_hook(self._complete_older)
 
     def forward(
-        self, codes: Tensor, group: Tensor | None, grid: tuple[int, int]
+        self,
+        codes: Tensor,
+        group: Tensor | None,
+        grid: tuple[int, int],
     ) -> RecoveredTokens:
         """Score the tokens for each position and put the codes back on the grid.
 
         Args:
-            codes (Tensor): B×K×d.
+            codes (Tensor): B×K×d, in the order of their first raster position.
             group (Tensor, optional): True token of each raster position, B×L int64.
-                With None the predicted one is used.
-            grid (tuple[int, int]): Rows and columns, rows * columns = L.
+                With None the best possible one is used, see
+                :func:`~mergevq_mm.models.utils.possible_maps.best_possible_map`.
+            grid (tuple[int, int]): Rows and columns, rows * columns = L ≥ K.
 
         Returns:
             RecoveredTokens: Tokens B×L×d and logits B×L×K float32.
+
+        Raises:
+            ValueError: If a map is to be predicted for more codes than positions.
         """
         logits = self.scores(codes.detach() if self.detach else codes, grid)
         if group is None:
-            group = logits.argmax(dim=-1)
+            group = best_possible_map(logits)
         return RecoveredTokens(recover_tokens(codes, group), logits)
 
     def scores(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         """Score of each token for each position, B×L×K float32."""
+        number, length = codes.shape[1], grid[0] * grid[1]
+        rank = torch.arange(number, device=codes.device)
+        place = torch.arange(length, device=codes.device)
         query = self.query
         if query.shape[-2:] != tuple(grid):
             query = F.interpolate(query, grid, mode='bicubic', align_corners=False)
         query = query.flatten(2).transpose(1, 2)  # 1×D×h×w -> 1×L×D
-        memory = self.embed(codes)
+        query = query + self._in_order(place, place)
+        memory = self.embed(codes) + self._in_order(rank, rank * length / number)
+        for layer in self.code_layers:
+            memory = layer(memory)
         refined = self.layers(query.expand(codes.shape[0], -1, -1), memory)
         keys = self.key(memory).transpose(1, 2)
         # In bfloat16 close scores are equal, and the first of them would win.
         with no_autocast(refined):
             return refined.float() @ keys.float() / keys.shape[1] ** 0.5
+
+    def _in_order(self, rank: Tensor, place: Tensor) -> Tensor:
+        """What a code's rank and its mean place add to it, n×D."""
+        dims = self.order.out_features
+        sines = torch.cat([sinusoids(rank, dims), sinusoids(place, dims)], dim=-1)
+        return self.order(sines.to(self.order.weight.dtype))
+
+    def _complete_older(self, state_dict: dict, prefix: str, *args: object) -> None:
+        """Let weights of before the order was known be loaded as they were."""
+        complete_older_neck(state_dict, {prefix + 'order.weight': self.order.weight})

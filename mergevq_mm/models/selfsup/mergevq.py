@@ -16,6 +16,7 @@ from ..losses.adversarial import LeCAM, hinge_discriminator_loss
 from ..target_generators.ema_teacher import EMATeacher
 from ..utils.group_map import recover_tokens
 from ..utils.merge_schedule import clip_removed, merge_schedule
+from ..utils.possible_maps import best_possible_map
 from ..utils.structures import (
     EmbeddedImage,
     MergedTokens,
@@ -319,7 +320,7 @@ class MergeVQ(TwoSidedModel):
             'group': merged.group,
         }
         if self.predict_source:
-            group = recovered.logits.argmax(dim=-1)
+            group = best_possible_map(recovered.logits)
             image = self.decoder(recover_tokens(quantized.codes, group), merged.grid)
             made['predicted_image'] = _to_unit_range(image)
             made['predicted_group'] = group
