@@ -665,6 +665,19 @@ def test_labels_in_the_place_of_a_teacher() -> None:
             model.generator_losses(inputs, without)
 
 
+def test_the_neck_is_told_of_the_classes() -> None:
+    neck = {**model_cfg()['neck'], 'num_classes': 2}
+    model, seen = build_model(neck=neck), []
+    model.neck.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs['labels']), with_kwargs=True
+    )
+    inputs, samples = prepared(model, batch(number=4))
+    model.generator_losses(inputs, samples)
+    assert seen[0].tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match='no gt_label, .*neck.num_classes.*; read'):
+        model.generator_losses(inputs, [DataSample()] * 4)
+
+
 # --------------------------------------------------------------- errors when built
 
 

@@ -10,7 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mergevq_mm.models.necks import GroupMapRecovery, SourceRecovery
-from mergevq_mm.models.utils.group_map import source_matrix
+from mergevq_mm.models.utils.group_map import (
+    first_occurrence,
+    recover_tokens,
+    source_matrix,
+)
 from mergevq_mm.models.utils.possible_maps import best_possible_map
 
 
@@ -208,3 +212,73 @@ def test_size_of_the_default() -> None:
 def test_an_odd_width_is_refused() -> None:
     with pytest.raises(ValueError, match='embed_dims=15 .* even'):
         learned(embed_dims=15, num_heads=3)
+
+
+# ------------------------------------------------------- classes and first places
+
+
+def told(**kwargs: object) -> SourceRecovery:
+    return learned(num_classes=3, first_places=True, **kwargs)
+
+
+@torch.no_grad()
+def test_a_class_is_seen_where_it_is_known() -> None:
+    neck, codes = told(), signs(2, 5, 6)
+    plain = neck.scores(codes, (3, 4))
+    assert torch.equal(neck.scores(codes, (3, 4), torch.tensor([3, 3])), plain)
+    scores = neck.scores(codes, (3, 4), torch.tensor([3, 1]))
+    torch.testing.assert_close(scores[0], plain[0])
+    assert not torch.allclose(scores[1], plain[1])
+
+
+@torch.no_grad()
+def test_first_places_are_seen_where_they_are_known() -> None:
+    neck, codes = told(), signs(2, 5, 6)
+    plain = neck.scores(codes, (3, 4))
+    first = torch.tensor([[-1, -1, -1, -1, -1], [0, 1, 4, 6, 11]])
+    scores = neck.scores(codes, (3, 4), first=first)
+    torch.testing.assert_close(scores[0], plain[0])
+    assert not torch.allclose(scores[1], plain[1])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('make', [learned, told])
+def test_the_map_has_the_first_places_that_are_given(make: object) -> None:
+    first = torch.tensor([[0, 1, 4, 6, 11], [0, 8, 9, 10, 11]])
+    neck, codes = make(), signs(2, 5, 6)
+    made = neck(codes, None, (3, 4), first=first)
+    scores = neck.scores(codes, (3, 4), first=first)
+    assert torch.equal(made.logits, scores)
+    best = best_possible_map(scores, first)
+    assert torch.equal(first_occurrence(best, 5), first)
+    assert torch.equal(made.tokens, recover_tokens(codes, best))
+    with pytest.raises(ValueError, match='not the first places'):
+        neck(codes, None, (3, 4), first=first.flip(1))
+
+
+def test_training_tells_them_of_half_of_the_samples() -> None:
+    neck, number = told().train(), 400
+    codes, group = signs(1, 5, 6).expand(number, -1, -1), torch.arange(12) % 5
+    seen: list[tuple] = []
+    plain = neck.scores
+    neck.scores = lambda *args: seen.append(args) or plain(*args)
+    group, labels = group.expand(number, -1), torch.ones(number, dtype=torch.int64)
+    neck(codes, group, (3, 4), labels)
+    neck.eval()(codes, group, (3, 4), labels)
+    (_, _, some, first), (_, _, all_of_them, none) = seen
+    known, placed = some == 1, first[:, 0] == 0
+    assert torch.equal(some[~known], torch.full_like(some[~known], 3))
+    assert torch.equal(first[placed], torch.arange(5).expand(int(placed.sum()), -1))
+    assert (first[~placed] == -1).all()
+    for a in (known, placed, known == placed):  # each by itself
+        assert 140 < int(a.sum()) < 260
+    # The true map must not tell an evaluation anything.
+    assert torch.equal(all_of_them, labels) and none is None
+
+
+def test_every_parameter_learns_where_all_is_told() -> None:
+    neck = told(code_layers=1).train()
+    group = (torch.arange(12) % 5).expand(16, -1)
+    logits = neck(signs(16, 5, 6), group, (3, 4), torch.arange(16) % 3).logits
+    F.cross_entropy(logits.flatten(0, 1), group.flatten()).backward()
+    assert all(p.grad is not None and p.grad.any() for p in neck.parameters())

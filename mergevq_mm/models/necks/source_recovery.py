@@ -11,8 +11,8 @@ from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.older_neck import complete_older_neck
 
 from ..utils.attention import init_transformer
-from ..utils.group_map import recover_tokens
-from ..utils.possible_maps import best_possible_map
+from ..utils.group_map import first_occurrence, recover_tokens
+from ..utils.possible_maps import best_possible_map, check_first_places
 from ..utils.precision import no_autocast
 from ..utils.sinusoids import sinusoids
 from ..utils.structures import RecoveredTokens
@@ -22,7 +22,7 @@ from ..utils.structures import RecoveredTokens
 class GroupMapRecovery(BaseModule):
     """Recovery by the true source map: each position copies its group's code."""
 
-    learned = False
+    learned, num_classes = False, 0
 
     def forward(
         self, codes: Tensor, group: Tensor | None, grid: tuple[int, int]
@@ -66,6 +66,10 @@ class SourceRecovery(BaseModule):
     can K, and it takes the likeliest token of each position by itself. The authors'
     code has a class for it, but neither trains nor uses it.
 
+    A generator knows more of an image than its codes: its class, and maybe the place
+    where each group begins. A neck can be made to take them. In training it is given
+    each for half of the samples, so that it does without, too.
+
     Args:
         bits (int): Width of the codes, d. Defaults to 18.
         grid (tuple[int, int]): Grid that the queries are made for; for other grids they
@@ -76,6 +80,9 @@ class SourceRecovery(BaseModule):
         feedforward_channels (int): Hidden width of the MLPs. Defaults to 1536.
         code_layers (int): Self-attention layers over the codes before the queries look
             at them. Defaults to 0.
+        num_classes (int): Classes that it can be told of. Defaults to 0, none.
+        first_places (bool): Whether it can be told where each group begins. Defaults to
+            False; then first places that it is given restrict the map alone.
         detach (bool): Whether to stop the gradient into the codes. Defaults to False.
         init_cfg (dict, optional): Initialization. Defaults to None.
 
@@ -94,6 +101,8 @@ class SourceRecovery(BaseModule):
         num_heads: int = 8,
         feedforward_channels: int = 1536,
         code_layers: int = 0,
+        num_classes: int = 0,
+        first_places: bool = False,
         detach: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
@@ -104,6 +113,7 @@ class SourceRecovery(BaseModule):
                 'as sines and as many cosines; choose an even width.'
             )
         self.bits = bits
+        self.num_classes = num_classes
         self.detach = detach
         self.query = nn.Parameter(torch.zeros(1, embed_dims, *grid))
         self.embed = nn.Sequential(
@@ -128,6 +138,11 @@ class SourceRecovery(BaseModule):
             norm=nn.LayerNorm(embed_dims),
         )
         self.key = nn.Linear(embed_dims, embed_dims, bias=False)
+        # One class more: not known. So is a first place of -1.
+        self.class_embedding = None
+        if num_classes:
+            self.class_embedding = nn.Embedding(num_classes + 1, embed_dims)
+        self.first = nn.Linear(embed_dims, embed_dims) if first_places else None
         init_transformer(self)
         for name, parameter in self.named_parameters():
             if name.endswith(
@@ -135,6 +150,8 @@ class SourceRecovery(BaseModule):
             ):  # nn.TransformerDecoder copies one layer
                 nn.init.xavier_uniform_(parameter)
         nn.init.trunc_normal_(self.query, std=0.02)
+        if num_classes:
+            nn.init.trunc_normal_(self.class_embedding.weight, std=0.02)
         self._register_load_state_dict_pre_hook(self._complete_older)
 
     def forward(
@@ -142,6 +159,8 @@ class SourceRecovery(BaseModule):
         codes: Tensor,
         group: Tensor | None,
         grid: tuple[int, int],
+        labels: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> RecoveredTokens:
         """Score the tokens for each position and put the codes back on the grid.
 
@@ -149,22 +168,39 @@ class SourceRecovery(BaseModule):
             codes (Tensor): B×K×d, in the order of their first raster position.
             group (Tensor, optional): True token of each raster position, B×L int64.
                 With None the best possible one is used, see
-                :func:`~mergevq_mm.models.utils.possible_maps.best_possible_map`.
+                :func:`~mergevq_mm.models.utils.possible_maps.best_possible_map`. In
+                training it tells the first places, too.
             grid (tuple[int, int]): Rows and columns, rows * columns = L ≥ K.
+            labels (Tensor, optional): Classes, B int64; ``num_classes`` is none.
+                Defaults to None, none.
+            first (Tensor, optional): Where each group begins, B×K int64. The map has
+                them then. Defaults to None, not known.
 
         Returns:
             RecoveredTokens: Tokens B×L×d and logits B×L×K float32.
 
         Raises:
-            ValueError: If a map is to be predicted for more codes than positions.
+            ValueError: If a map is to be predicted for more codes than positions, or
+                for first places that contradict each other.
         """
-        logits = self.scores(codes.detach() if self.detach else codes, grid)
+        if first is not None:
+            check_first_places(first, grid[0] * grid[1])
+        told = (labels, first)
+        if self.training and group is not None:
+            told = self._half_of(labels, group, codes.shape[1])
+        logits = self.scores(codes.detach() if self.detach else codes, grid, *told)
         if group is None:
-            group = best_possible_map(logits)
+            group = best_possible_map(logits, first)
         return RecoveredTokens(recover_tokens(codes, group), logits)
 
-    def scores(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Score of each token for each position, B×L×K float32."""
+    def scores(
+        self,
+        codes: Tensor,
+        grid: tuple[int, int],
+        labels: Tensor | None = None,
+        first: Tensor | None = None,
+    ) -> Tensor:
+        """Score of each token for each position, B×L×K float32; see :meth:`forward`."""
         number, length = codes.shape[1], grid[0] * grid[1]
         rank = torch.arange(number, device=codes.device)
         place = torch.arange(length, device=codes.device)
@@ -174,6 +210,13 @@ class SourceRecovery(BaseModule):
         query = query.flatten(2).transpose(1, 2)  # 1×D×h×w -> 1×L×D
         query = query + self._in_order(place, place)
         memory = self.embed(codes) + self._in_order(rank, rank * length / number)
+        if self.class_embedding is not None:
+            if labels is None:
+                labels = rank.new_full((len(codes),), self.num_classes)
+            query = query + self.class_embedding(labels).unsqueeze(1)
+        if self.first is not None and first is not None:
+            sines = sinusoids(first, self.first.in_features).to(memory.dtype)
+            memory = memory + self.first(sines) * (first >= 0).unsqueeze(-1)
         for layer in self.code_layers:
             memory = layer(memory)
         refined = self.layers(query.expand(codes.shape[0], -1, -1), memory)
@@ -181,6 +224,22 @@ class SourceRecovery(BaseModule):
         # In bfloat16 close scores are equal, and the first of them would win.
         with no_autocast(refined):
             return refined.float() @ keys.float() / keys.shape[1] ** 0.5
+
+    def _half_of(
+        self, labels: Tensor | None, group: Tensor, keep: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Classes, and first places, of a random half of the samples each."""
+
+        def hidden() -> Tensor:
+            return torch.rand(len(group), device=group.device) < 0.5
+
+        if labels is not None and self.num_classes:
+            labels = labels.masked_fill(hidden(), self.num_classes)
+        first = None
+        if self.first is not None:
+            first = first_occurrence(group, keep)
+            first = first.masked_fill(hidden().unsqueeze(1), -1)
+        return labels, first
 
     def _in_order(self, rank: Tensor, place: Tensor) -> Tensor:
         """What a code's rank and its mean place add to it, n×D."""
