@@ -117,6 +117,7 @@ def test_the_judge_names_what_it_sees(
 
     monkeypatch.setattr(tool, 'read_judge', lambda *args: names_all_1)
     rows = run(tool, files, '--judge', 'a', 'b', '--keep', '9')
+    assert list(rows)[0] == (9, 'the image itself') and len(rows) == 5
     assert {row['named'] for row in rows.values()} == {50.0}
 
 

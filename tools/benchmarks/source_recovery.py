@@ -137,7 +137,7 @@ def measure(
 
     Returns:
         dict[str, dict[str, float]]: By map: ``right`` and ``right_codes`` (%),
-        ``psnr`` (dB), and with a judge ``named`` (%).
+        ``psnr`` (dB), and with a judge ``named`` (%), also of the image itself.
     """
     from mergevq_mm.evaluation.functional.image_quality import psnr
 
@@ -147,6 +147,9 @@ def measure(
         codes, index, group = encode(parts, images.pixels, keep)
         number += len(codes)
         original = images.pixels / 2 + 0.5
+        if judge is not None:
+            row = sums.setdefault('the image itself', {'named': 0.0})
+            row['named'] += 100 * int((judge(images.pixels) == images.labels).sum())
         for name, found in predictions(parts, codes, group, images.labels).items():
             made = parts.decoder(recover_tokens(codes, found), parts.backbone.grid)
             made = made.clamp(-1, 1)
