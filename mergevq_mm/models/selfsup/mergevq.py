@@ -189,11 +189,7 @@ class MergeVQ(TwoSidedModel):
         keep = self.keep_sampler(self.iteration)
 
         merged, quantized = self.encode(image, keep)
-        told = {}
-        if getattr(unwrap(self.neck), 'num_classes', 0):
-            told['labels'] = class_labels(
-                data_samples, 'neck.num_classes', image.device
-            )
+        told = self._told(data_samples, image.device)
         recon, recovered = self.decode(
             quantized.codes, merged.group, merged.grid, **told
         )
