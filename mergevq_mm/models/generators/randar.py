@@ -141,6 +141,7 @@ class RandAR(CodeGenerator):
         keep: int,
         seeds: Sequence[int],
         num_steps: int = 88,
+        step_schedule: str = 'cosine',
         **options: Any,
     ) -> SampledCodes:
         """Draw codes of given classes.
@@ -150,6 +151,9 @@ class RandAR(CodeGenerator):
             keep (int): K, in the table of instruction tokens.
             seeds (Sequence[int]): One a sample. A sample depends on its own seed alone.
             num_steps (int): Steps to draw the K codes in, at most K. Defaults to 88.
+            step_schedule (str): How many of them each step draws: by the 'cosine', as
+                RandAR does, or the 'arccos'; see :func:`parallel_schedule`. Defaults
+                to 'cosine'.
             **options: ``temperature``, ``top_k``, ``top_p``, ``guidance`` (one number,
                 or one a part) and ``guidance_schedule``; 'linear' is linear in the
                 share of the codes that are drawn.
@@ -164,7 +168,7 @@ class RandAR(CodeGenerator):
             ValueError: If an option is not known or out of range.
         """
         check_count('num_steps', num_steps, 1, 'K draws the codes one by one')
-        schedule = parallel_schedule(keep, num_steps)
+        schedule = parallel_schedule(keep, num_steps, step_schedule)
         decoding = self.start_decoding(labels, keep, seeds, schedule, **options)
         prefix = self.embed_prefix(self.guided_labels(labels, decoding.rule), keep)
         index, store = decode_parallel(decoding, prefix, schedule), decoding.store
