@@ -151,30 +151,29 @@ class ParallelDecoding(CodeDrawing):
         """Rotary factors of a part of the order, B×n×(c/2)×2."""
         return self.network.factors[:, self.prefix + first : self.prefix + last]
 
-    def ask(self, known: Tensor, first: int, last: int, asked_last: int) -> Tensor:
+    def ask(self, known: Tensor, last: int, asked_last: int) -> Tensor:
         """Run the tokens that stay, and the next instructions.
 
         Args:
-            known (Tensor): The prefix, (rows·B)×P×D, or the pairs ``first`` to
-                ``last`` (not included) of the order.
-            first (int): See ``known``; 0 for the prefix.
-            last (int): See ``known``, and first instruction to ask; 0 for the prefix.
+            known (Tensor): The last tokens of prefix and finished pairs, all that have
+                not been run yet, (rows·B)×m×D.
+            last (int): Finished pairs, and first instruction to ask.
             asked_last (int): Instruction before which to stop.
 
         Returns:
             Tensor: Contexts of the instructions, (rows·B)×n×D.
         """
-        asked = self.factors(last, asked_last)
-        if last == 0:
-            finished, old = 0, self.network.factors[:, : self.prefix]
-        else:
-            finished, old = self.prefix + 2 * first, self.factors(first, last)
-            old = interleave(old, old)
+        asked, old = self.factors(last, asked_last), self.factors(0, last)
+        stays = torch.cat(
+            [self.network.factors[:, : self.prefix], interleave(old, old)], dim=1
+        )
+        finished = stays.shape[1] - known.shape[1]
         tokens = instruct(self.instruction, asked).repeat(self.rows, 1, 1)
         x = torch.cat([known, tokens], dim=1)
-        factors = torch.cat([old, asked], dim=1).repeat(self.rows, 1, 1, 1)
+        factors = torch.cat([stays[:, finished:], asked], dim=1)
         mask = parallel_mask(finished, known.shape[1], tokens.shape[1], x.device)
         memory = SlotMemory(self.store, finished, read=finished + x.shape[1])
+        factors = factors.repeat(self.rows, 1, 1, 1)
         x = self.network.transformer(x, factors, mask, memory)
         return x[:, known.shape[1] :]
 
@@ -205,20 +204,23 @@ class ParallelDecoding(CodeDrawing):
 def decode_parallel(
     decoding: ParallelDecoding, prefix: Tensor, schedule: list[int]
 ) -> Tensor:
-    """Draw all codes, several a pass; nothing in the loop waits for the device.
+    """Draw codes, several a pass; nothing in the loop waits for the device.
 
     Args:
-        decoding (ParallelDecoding): The samples, none drawn yet.
+        decoding (ParallelDecoding): The samples. Where the schedule draws fewer than K,
+            the first of the order are known and stand in ``index``.
         prefix (Tensor): Embedded prefix, (rows·B)×P×D.
         schedule (list[int]): Of :func:`parallel_schedule`.
 
     Returns:
         Tensor: B×K int64, slot by slot.
     """
-    known, first, last = prefix, 0, 0
+    known, last = prefix, decoding.order.shape[1] - sum(schedule)
+    if last:
+        code = in_order(decoding.index, decoding.order[:, :last])
+        known = torch.cat([prefix, decoding.pairs(code, 0, last)], dim=1)
     for number in schedule:
-        context = decoding.ask(known, first, last, last + number)
-        code = decoding.draw(context, last, last + number)
         first, last = last, last + number
-        known = decoding.pairs(code, first, last)
+        context = decoding.ask(known, first, last)
+        known = decoding.pairs(decoding.draw(context, first, last), first, last)
     return decoding.index
