@@ -105,6 +105,27 @@ def test_watch_a_sample(tab: Any) -> None:
     tab.wait_for_function("document.querySelector('#drawn img').naturalWidth > 3 * 320")
 
 
+@pytest.mark.slow
+def test_paint_and_draw_anew(tab: Any) -> None:
+    tab.get_by_role('tab', name='Edit').click()
+    canvas = tab.locator('#canvas canvas').first
+    canvas.wait_for()
+    tab.click('#redraw')  # nothing painted yet
+    _wait(tab, '#edit_note', 'paint over what is to be drawn anew')
+    box = canvas.bounding_box()
+    x, y = box['x'] + box['width'] / 2, box['y'] + box['height'] / 2
+    tab.mouse.move(x - 30, y)  # a stroke over the middle
+    tab.mouse.down()
+    tab.mouse.move(x + 30, y, steps=8)
+    tab.mouse.up()
+    tab.click('#redraw')
+    text = _wait(tab, '#edit_note', 'of the tokens drawn anew')
+    assert '4 times' in text and 0 < int(text.split('%')[0]) < 100
+    tab.wait_for_function(
+        "document.querySelector('#edited img').naturalWidth > 3 * 160"
+    )
+
+
 def test_a_page_where_a_loop_has_ended(reconstruct: ReconstructionInferencer) -> None:
     pytest.importorskip('gradio', reason='needs gradio, the extra web')
     asyncio.run(asyncio.sleep(0))
