@@ -20,7 +20,15 @@ NO_CLASS = 'none'
 MAX_GUIDANCE = 10
 MAX_SEED = 2**32 - 1
 VARIANTS = 4
-START = 'Pick an image, paint over what is to be drawn anew, and press the button.'
+MAX_LAYERS = 4
+PAINTED = 'painted'
+# Rows and columns from and to which a region reaches, as shares of the image.
+REGIONS = {
+    'lower half': (0.5, 1, 0, 1),
+    'right half': (0, 1, 0.5, 1),
+    'centre': (0.25, 0.75, 0.25, 0.75),
+}
+START = 'Pick an image, say what is to be drawn anew, and press the button.'
 
 
 def canvas_of(edit: EditingInferencer, image: np.ndarray) -> np.ndarray:
@@ -56,8 +64,8 @@ def painted(payload: Any, shape: Sequence[int]) -> np.ndarray:
         ValueError: If a layer has another size than the canvas, or there are many.
     """
     layers = payload.get('layers') if isinstance(payload, dict) else None
-    if not isinstance(layers, list) or len(layers) > VARIANTS:
-        raise ValueError(START)
+    if not isinstance(layers, list) or len(layers) > MAX_LAYERS:
+        raise ValueError('Nothing is painted; paint over what is to be drawn anew.')
     marked = np.zeros(tuple(shape[:2]), dtype=bool)
     for layer in layers:
         # Behind what nobody has painted it is black.
@@ -73,10 +81,43 @@ def painted(payload: Any, shape: Sequence[int]) -> np.ndarray:
     return marked
 
 
+def marked_pixels(
+    canvas: np.ndarray, pixels: np.ndarray, region: Any, payload: Any
+) -> np.ndarray:
+    """The mask of a region.
+
+    Args:
+        canvas (np.ndarray): Of :func:`canvas_of`.
+        pixels (np.ndarray): The image that it shows, H×W×3.
+        region (Any): 'painted', or one of :data:`REGIONS`.
+        payload (Any): See :func:`painted`.
+
+    Returns:
+        np.ndarray: H×W bool.
+
+    Raises:
+        ValueError: If the region is not known, or nothing is painted.
+    """
+    rows, columns = pixels.shape[:2]
+    if choice('Region', region, [PAINTED, *REGIONS]) != PAINTED:
+        top, bottom, left, right = REGIONS[region]
+        mask = np.zeros((rows, columns), dtype=bool)
+        here = slice(round(rows * top), round(rows * bottom))
+        mask[here, round(columns * left) : round(columns * right)] = True
+        return mask
+    scale = canvas.shape[0] // rows
+    # H·s×W·s -> H×s×W×s: a pixel is in the region if any of it is painted.
+    marked = painted(payload, canvas.shape).reshape(rows, scale, columns, scale)
+    if not marked.any():
+        raise ValueError('Nothing is painted; paint over what is to be drawn anew.')
+    return marked.any(axis=(1, 3))
+
+
 def draw_anew(
     edit: EditingInferencer,
     image: np.ndarray,
     payload: Any,
+    region: Any,
     label: Any,
     keep: Any,
     seed: Any,
@@ -88,6 +129,7 @@ def draw_anew(
         edit (EditingInferencer): Of a generator.
         image (np.ndarray): H×W×3 uint8.
         payload (Any): See :func:`painted`.
+        region (Any): See :func:`marked_pixels`.
         label (Any): A class, or 'none'.
         keep (Any): K.
         seed (Any): Of the variants.
@@ -110,28 +152,19 @@ def draw_anew(
     keep = choice('K', keep, list(model.keeps))
     seed = whole('Seed', seed, 0, MAX_SEED)
     guidance = number('Guidance', guidance, 1, MAX_GUIDANCE)
-    canvas = canvas_of(edit, image)
-    marked = painted(payload, canvas.shape)
-    pixels = edit.preparation(image)
-    scale = canvas.shape[0] // pixels.shape[0]
-    # H·s×W·s -> H×s×W×s: a pixel is drawn anew if any of it is painted.
-    mask = marked.reshape(pixels.shape[0], scale, pixels.shape[1], scale).any(
-        axis=(1, 3)
-    )
-    if not mask.any():
-        raise ValueError(START)
+    canvas, pixels = canvas_of(edit, image), edit.preparation(image)
+    mask = marked_pixels(canvas, pixels, region, payload)
     start = time.perf_counter()
     options = {'label': label, 'keep': keep, 'seed': seed, 'guidance': guidance}
     made = edit(pixels, mask=mask, num=VARIANTS, **options)
     spent = time.perf_counter() - start
-    before, region = made[0]['original'], made[0]['region']
-    shown = [before, shade_region(before, region), *(one['image'] for one in made)]
+    before, redrawn = made[0]['original'], made[0]['region']
+    shown = [before, shade_region(before, redrawn), *(one['image'] for one in made)]
     titles = ['image', 'drawn anew', *(f'variant {one["place"]}' for one in made)]
-    page = strip(
-        [smooth_enlarge(one, max(1, scale // 2)) for one in shown], titles, columns=3
-    )
+    scale = max(1, canvas.shape[0] // pixels.shape[0] // 2)
+    page = strip([smooth_enlarge(one, scale) for one in shown], titles, columns=3)
     return page, (
-        f'**{region.mean():.0%} of the tokens** drawn anew, {VARIANTS} times, in '
+        f'**{redrawn.mean():.0%} of the tokens** drawn anew, {VARIANTS} times, in '
         f'{spent * 1000:,.0f} ms; the codes of all others are the same as before.'
     )
 
@@ -148,7 +181,7 @@ def editor_tab(
 
     Returns:
         tuple[Any, list, list]: What puts the image on the canvas when the page loads:
-        the function, its inputs and its outputs.
+        the function, its inputs and its outputs, none where there is no canvas.
     """
     model, words = edit.model, words_of(gr)
     keeps = list(model.keeps)
@@ -165,20 +198,10 @@ def editor_tab(
                 seed = gr.Number(0, label='Seed', precision=0, minimum=0)
                 scale = gr.Slider(1, MAX_GUIDANCE, guidance, step=0.1, label='Guidance')
         with gr.Column(scale=3):
-            canvas = gr.ImageEditor(
-                label='Paint over what is to be drawn anew',
-                sources=(),
-                transforms=(),
-                layers=False,
-                format='png',
-                brush=gr.Brush(
-                    default_size=24,
-                    colors=[BRUSH],
-                    default_color=BRUSH,
-                    color_mode='fixed',
-                ),
-                elem_id='canvas',
-                **words.bare,
+            canvas = _canvas(gr) if words.paints else None
+            regions = [PAINTED, *REGIONS] if words.paints else list(REGIONS)
+            region = gr.Radio(
+                regions, value=regions[0], label='Region', elem_id='region'
             )
             button = gr.Button('Draw anew', variant='primary', elem_id='redraw')
             shown = picture(gr, 'Image, region, variants', 'edited')
@@ -187,9 +210,7 @@ def editor_tab(
     def put(payload: Any) -> dict | None:
         try:
             pixels = read_upload(payload, edit.preparation.background)
-        except ForeignFileError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        except ValueError as error:
+        except ValueError as error:  # a foreign file among them
             raise gr.Error(str(error), print_exception=False) from None
         if pixels is None:
             return None
@@ -207,7 +228,25 @@ def editor_tab(
         except ValueError as error:
             return None, str(error)
 
-    image.change(put, image, canvas, trigger_mode='always_last', **words.silent)
-    inputs = [image, canvas, label, keep, seed, scale]
+    if canvas is not None:
+        image.change(put, image, canvas, trigger_mode='always_last', **words.silent)
+    # Where there is no canvas, nothing looks at what stands for it.
+    inputs = [image, canvas or image, region, label, keep, seed, scale]
     button.click(redraw, inputs, [shown, note], trigger_mode='once', **words.silent)
-    return put, [image], [canvas]
+    return put, [image], [canvas] if canvas is not None else []
+
+
+def _canvas(gr: Any) -> Any:
+    """A picture to paint on, with one brush."""
+    return gr.ImageEditor(
+        label='Paint over what is to be drawn anew',
+        sources=(),
+        transforms=(),
+        layers=False,
+        format='png',
+        brush=gr.Brush(
+            default_size=24, colors=[BRUSH], default_color=BRUSH, color_mode='fixed'
+        ),
+        elem_id='canvas',
+        **words_of(gr).bare,
+    )

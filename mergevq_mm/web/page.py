@@ -73,7 +73,8 @@ def build_page(
         if edit is not None:
             with gr.Tab('Edit'):
                 put, inputs, outputs = editor_tab(gr, edit, examples)
-            page.load(put, inputs, outputs, **words.silent)
+            if outputs:
+                page.load(put, inputs, outputs, **words.silent)
     page.queue(max_size=MAX_WAITING)
     return page
 

@@ -37,12 +37,15 @@ class Words(NamedTuple):
         bare (dict): Of an image or a gallery: no buttons over it.
         blocks (dict): Of a page.
         launch (dict): Of the start of a page.
+        paints (bool): Whether a picture that we put into its editor can be painted on;
+            in gradio 5 it cannot (gradio-app/gradio#10614).
     """
 
     silent: dict[str, Any]
     bare: dict[str, Any]
     blocks: dict[str, Any]
     launch: dict[str, Any]
+    paints: bool
 
 
 @functools.cache
@@ -70,12 +73,14 @@ def words_of(gr: Any) -> Words:
             bare={'buttons': []},
             blocks={},
             launch={**looks, 'footer_links': []},
+            paints=True,
         )
     return Words(
         silent={**silent, 'api_name': False},
         bare={'show_download_button': False, 'show_fullscreen_button': False},
         blocks=looks,
         launch={'show_api': False},
+        paints=False,
     )
 
 
