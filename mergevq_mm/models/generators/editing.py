@@ -160,8 +160,8 @@ def tokenize_known(
             f'known of shape {tuple(images.shape)} is not {count} images; give '
             f'{count}x3xHxW, or 1x3xHxW, one for all.'
         )
+    index, group = tokenizer.encode(images, keep)[:2]  # refuses another size
     free = read_region(region, count, tuple(images.shape[-2:]), tokenizer.grid)
-    index, group = tokenizer.encode(images, keep)[:2]
     index, group = (x.long().expand(count, -1) for x in (index, group))
     return KnownCodes(index, group, free.to(index.device))
 

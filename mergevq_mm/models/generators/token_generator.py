@@ -280,6 +280,7 @@ class TokenGenerator(BaseModel):
             raise ValueError(
                 f'seeds are {len(seeds)} for {len(labels)} labels; give one for each.'
             )
+        known = None if known is None else known.to(self.device)
         with evaluating(self):
             kept = tokenize_known(self.tokenizer, known, region, keep, len(labels))
             if kept is not None:

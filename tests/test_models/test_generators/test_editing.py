@@ -276,7 +276,7 @@ def test_masks() -> None:
         (dict(region=None), r'region=None, but an edit needs an image \(known\) and'),
         (dict(known=None), 'known=None, but an edit needs'),
         (dict(known=images(3)), r'known of shape \(3, 3, 8, 8\) is not 2 images'),
-        (dict(known=torch.zeros(1, 3, 4, 4), region=LOWER[:4, :4]), 'images of 4x4 pi'),
+        (dict(known=torch.zeros(1, 3, 9, 9), region=torch.ones(9, 9)), 'images of 9x9'),
         (dict(keep=7), 'keep=7 is not known to this generator'),
         (dict(labels=[0, 3]), 'labels hold the class 3'),
     ],
