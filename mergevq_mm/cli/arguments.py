@@ -345,7 +345,8 @@ def _web(commands: Any) -> None:
     group.add_argument(
         '--generator',
         metavar='MODEL',
-        help='for the second tab, which a MODEL that is a MergeAR brings by itself',
+        help='for the tabs to generate and to edit, which a MODEL that is a generator '
+        'brings by itself',
     )
     group.add_argument('--generator-weights', metavar='PATH')
     group.add_argument('--generator-tokenizer', metavar='PATH')

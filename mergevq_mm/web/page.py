@@ -1,4 +1,4 @@
-"""The page: an image with fewer and fewer tokens, and a raster that fills up."""
+"""The page: an image with fewer tokens, a raster that fills up, a region to paint."""
 
 from __future__ import annotations
 
