@@ -90,6 +90,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='how the step of one token runs, of MergeAR',
     )
     group.add_argument('--num-steps', type=int, help='steps for the K codes, of RandAR')
+    group.add_argument(
+        '--step-schedule',
+        choices=['cosine', 'arccos'],
+        help='law by which the steps draw more and more codes, of RandAR',
+    )
     parser.add_argument(
         '--npz', action='store_true', help='also one file: arr_0 (N×H×W×3) and labels'
     )
@@ -105,7 +110,7 @@ def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
         if values is not None:
             options[name] = values[0] if len(values) == 1 else tuple(values)
     single = ('keep', 'guidance_schedule', 'cache', 'restrict', 'speculative', 'step')
-    for name in (*single, 'num_steps'):
+    for name in (*single, 'num_steps', 'step_schedule'):
         if getattr(args, name) is not None:
             options[name] = getattr(args, name)
     return options

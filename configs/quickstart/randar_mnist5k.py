@@ -1,4 +1,6 @@
-# The quickstart's RandAR: 16 codes in random order, then source recovery.
+# The quickstart's RandAR: 16 codes in random order, then source recovery. Guidance,
+# temperature and dropout are those of the raster MergeAR, so that the two compare.
+# Until November 2026 the dropout was 0.1; guidance and temperature were 1.
 _base_ = ['mergear_mnist5k.py']
 
 model = dict(
@@ -9,6 +11,10 @@ model = dict(
     num_classes=10,
     keep=_base_.model.keep,
     class_dropout=0.1,
-    dropout=0.1,
-    sample_cfg=dict(num_steps=8, guidance=1.0),
+    dropout=_base_.model.dropout,
+    sample_cfg=dict(
+        num_steps=8,
+        temperature=_base_.model.sample_cfg.temperature,
+        guidance=_base_.model.sample_cfg.guidance,
+    ),
 )

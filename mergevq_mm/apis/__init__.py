@@ -13,6 +13,7 @@ from .publishing import export_checkpoint, push_to_hub, save_pretrained
 # Name -> module: mmengine's base of the inferencers takes seconds to import.
 _LAZY = {
     'DecodingInferencer': 'coding_inferencers',
+    'EditingInferencer': 'editing_inferencer',
     'EncodingInferencer': 'coding_inferencers',
     'FeatureInferencer': 'inferencers',
     'GenerationInferencer': 'generation_inferencer',
@@ -21,6 +22,7 @@ _LAZY = {
 
 __all__ = [
     'DecodingInferencer',
+    'EditingInferencer',
     'EncodingInferencer',
     'FeatureInferencer',
     'GenerationInferencer',

@@ -56,6 +56,7 @@ class GenerationInferencer(MergeVQInferencer):
         'top_p',
         'step',
         'num_steps',
+        'step_schedule',
     }
     postprocess_kwargs = {'out_dir'}
     task = 'generate'

@@ -40,6 +40,7 @@ def add_commands(commands: Any) -> None:
     _decode(commands)
     _features(commands)
     _generate(commands)
+    _edit(commands)
     _export(commands)
     _web(commands)
 
@@ -252,6 +253,12 @@ def _generate(commands: Any) -> None:
     )
     parser.add_argument('--seed', type=int, help="default: the model's, or 0")
     _batch(parser)
+    _sampling(parser)
+    _out(parser, 'samples')
+
+
+def _sampling(parser: argparse.ArgumentParser) -> None:
+    """Flags of how a generator draws."""
     group = parser.add_argument_group(
         'sampling', "Without them, what the model's config says."
     )
@@ -278,7 +285,39 @@ def _generate(commands: Any) -> None:
     group.add_argument(
         '--num-steps', type=int, metavar='N', help='for the K codes, of RandAR'
     )
-    _out(parser, 'samples')
+
+
+def _edit(commands: Any) -> None:
+    parser = _command(
+        commands,
+        'edit',
+        'draw a region of an image anew',
+        'Writes NAME_edit<N>.png, and grid.png: the image, the tokens that are drawn\n'
+        'anew, the results. The tokens outside of the region are kept. RandAR draws\n'
+        'any region, MergeAR one that ends the raster, such as the lower half.',
+    )
+    _model(parser, generator=True)
+    parser.add_argument('image', metavar='IMAGE', help='file or http(s) address')
+    parser.add_argument(
+        '--mask',
+        required=True,
+        metavar='MASK',
+        help='image of the same size, white where to draw anew and black elsewhere',
+    )
+    parser.add_argument(
+        '--class',
+        dest='label',
+        type=int,
+        metavar='C',
+        help='of what is drawn. Default: without a class',
+    )
+    parser.add_argument(
+        '--num', type=int, default=1, metavar='N', help='variants. Default: 1'
+    )
+    parser.add_argument('--seed', type=int, help="default: the model's, or 0")
+    _batch(parser)
+    _sampling(parser)
+    _out(parser, 'edited')
 
 
 def _export(commands: Any) -> None:
@@ -306,7 +345,8 @@ def _web(commands: Any) -> None:
     group.add_argument(
         '--generator',
         metavar='MODEL',
-        help='for the second tab, which a MODEL that is a MergeAR brings by itself',
+        help='for the tabs to generate and to edit, which a MODEL that is a generator '
+        'brings by itself',
     )
     group.add_argument('--generator-weights', metavar='PATH')
     group.add_argument('--generator-tokenizer', metavar='PATH')

@@ -205,22 +205,13 @@ def generate(args: argparse.Namespace) -> None:
 
     infer = GenerationInferencer(**model_arguments(args), show_progress=not args.quiet)
     classes = args.classes or list(range(min(10, infer.model.num_classes)))
-    options = {
-        name: values[0] if len(values) == 1 else tuple(values)
-        for name in ('guidance', 'temperature', 'top_k', 'top_p')
-        if (values := getattr(args, name)) is not None
-    }
     made, stats = [], []
     for result in infer.stream(
         classes,
         num_per_class=args.num_per_class,
-        keep=args.keep,
-        seed=args.seed,
-        mode=args.mode,
-        num_steps=args.num_steps,
         out_dir=args.out,
         batch_size=args.batch_size,
-        **options,
+        **sampling_arguments(args),
     ):
         made.append(result['image'])
         stats.append(result['stats'])
@@ -231,6 +222,48 @@ def generate(args: argparse.Namespace) -> None:
     }
     print(f'means of the images: {json.dumps(means)}')
     print(f'{len(made)} images: {args.out}/, {grid}')
+
+
+def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of a call that draws."""
+    options = {
+        name: values[0] if len(values) == 1 else tuple(values)
+        for name in ('guidance', 'temperature', 'top_k', 'top_p')
+        if (values := getattr(args, name)) is not None
+    }
+    single = ('keep', 'seed', 'mode', 'num_steps')
+    return options | {name: getattr(args, name) for name in single}
+
+
+def edit(args: argparse.Namespace) -> None:
+    """Draw a region of an image anew, write the variants and a grid.
+
+    Args:
+        args (Namespace): The command line.
+    """
+    from mergevq_mm.apis import EditingInferencer
+    from mergevq_mm.apis.outputs import write_outputs
+    from mergevq_mm.visualization import sample_grid, shade_region
+
+    infer = EditingInferencer(**model_arguments(args), show_progress=not args.quiet)
+    pictures = []
+    for result in infer.stream(
+        args.image,
+        mask=args.mask,
+        label=args.label,
+        num=args.num,
+        out_dir=args.out,
+        batch_size=args.batch_size,
+        **sampling_arguments(args),
+    ):
+        if result['place'] == 0:
+            before = result['original']
+            pictures += [before, shade_region(before, result['region'])]
+        pictures.append(result['image'])
+        print(result['files'][0], flush=True)
+    grid = sample_grid(pictures, columns=2 + args.num)
+    (grid,) = write_outputs(args.out, {'grid.png': grid}, infer.task, infer.sources)
+    print(f'{args.out}/, {grid}')
 
 
 def export(args: argparse.Namespace) -> None:

@@ -24,6 +24,7 @@ MergeVQ on your own images: a few tokens that stand for an image, and back.
   encode       images to small token files;  decode brings them back
   features     images to features, for probes and searches
   generate     images of classes, by a trained generator
+  edit         a region of an image drawn anew
   export       a checkpoint of a training run to a folder for others
   web          a page to play with, on this machine
 """

@@ -14,6 +14,7 @@ from .merging import (
     outline_groups,
     paint_groups,
     reconstruction_strip,
+    shade_region,
     token_bits,
 )
 from .plots import figure_image
@@ -43,6 +44,7 @@ __all__ = [
     'reconstruction_strip',
     'sample_grid',
     'save_png',
+    'shade_region',
     'strip',
     'tile',
     'to_uint8',

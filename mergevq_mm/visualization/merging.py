@@ -317,3 +317,18 @@ def _grown(
     beside = cv2.dilate(merged.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     blended[border & beside] = 255
     return blended.round().astype(np.uint8)
+
+
+def shade_region(image: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """An image whose region lies under a flat colour.
+
+    Args:
+        image (np.ndarray): H×W×3 uint8.
+        region (np.ndarray): H×W bool.
+
+    Returns:
+        np.ndarray: H×W×3 uint8.
+    """
+    tint = np.array((99, 102, 241))
+    mixed = (0.25 * image + 0.75 * tint).round().astype(np.uint8)
+    return np.where(region[..., None], mixed, image)

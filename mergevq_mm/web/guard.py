@@ -31,7 +31,7 @@ ASKED = (
 )
 SENT = ('/gradio_api/queue/join', '/gradio_api/cancel', '/gradio_api/reset')
 MAX_EVENT = 2**16  # bytes of what is not an image: some numbers and paths
-MAX_UPLOADS = 4  # at a time
+MAX_UPLOADS = 8  # at a time; an edit is three
 TIMEOUT = 60.0  # seconds for all bytes of a request
 
 

@@ -1,4 +1,4 @@
-"""The page: an image with fewer and fewer tokens, and a raster that fills up."""
+"""The page: an image with fewer tokens, a raster that fills up, a region to paint."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mergevq_mm.apis import GenerationInferencer, ReconstructionInferencer
+from mergevq_mm.apis import (
+    EditingInferencer,
+    GenerationInferencer,
+    ReconstructionInferencer,
+)
 from mergevq_mm.apis.base_inferencer import least_keep
 
 from . import offline
+from .editor import editor_tab
 from .generator import generator_tab
 from .guard import Guard
-from .parts import import_gradio, picture, words_of
+from .parts import image_choice, import_gradio, picture, words_of
 from .streaming import check_raster
 from .uploads import MAX_BYTES, ForeignFileError, files_of_page, read_upload
 from .values import whole
@@ -34,6 +39,7 @@ def build_page(
     reconstruct: ReconstructionInferencer,
     generate: GenerationInferencer | None = None,
     examples: Sequence[np.ndarray] = (),
+    edit: EditingInferencer | None = None,
 ) -> gradio.Blocks:
     """Build the page.
 
@@ -42,6 +48,8 @@ def build_page(
         generate (GenerationInferencer, optional): A MergeAR, for the second tab.
             Defaults to None.
         examples (Sequence[np.ndarray]): Images to pick from, H×W×3 uint8.
+        edit (EditingInferencer, optional): Of any generator, for the last tab. Defaults
+            to None.
 
     Returns:
         gradio.Blocks: Ready to launch.
@@ -62,6 +70,11 @@ def build_page(
             with gr.Tab('Generate'):
                 generator_tab(gr, generate)
         page.load(view, inputs, outputs, **words.silent)
+        if edit is not None:
+            with gr.Tab('Edit'):
+                put, inputs, outputs = editor_tab(gr, edit, examples)
+            if outputs:
+                page.load(put, inputs, outputs, **words.silent)
     page.queue(max_size=MAX_WAITING)
     return page
 
@@ -154,7 +167,7 @@ def _tokenizer_tab(
     least = least_keep(length, backbone.num_layers)
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
-            image = _image_choice(gr, examples)
+            image = image_choice(gr, examples)
         with gr.Column(scale=3):
             keep = gr.Slider(
                 least,
@@ -195,39 +208,3 @@ def _tokenizer_tab(
     image.change(**wiring)
     keep.change(**wiring)
     return view, [image, keep], [*shown, numbers]
-
-
-def _image_choice(gr: Any, examples: Sequence[np.ndarray]) -> Any:
-    """A place to put an image, above images to pick from."""
-    gr.Markdown('Your image', elem_classes='heading')
-    image = gr.Image(
-        examples[0] if len(examples) else None,
-        label='Your image',
-        show_label=False,
-        format='png',  # an example is to arrive as it is
-        height=260,
-        elem_id='image',
-        **words_of(gr).bare,
-    )
-    if not len(examples):
-        return image
-    gr.Markdown('Or pick one', elem_classes='heading')
-    gallery = gr.Gallery(
-        list(examples),
-        label='Or pick one',
-        show_label=False,
-        columns=5,
-        height=150,
-        allow_preview=False,
-        object_fit='cover',
-        elem_id='examples',
-        **words_of(gr).bare,
-    )
-
-    def pick(event: gr.SelectData) -> np.ndarray:
-        return examples[whole('number', event.index, 0, len(examples) - 1)]
-
-    # Gradio looks at real annotations, not at their text.
-    pick.__annotations__['event'] = gr.SelectData
-    gallery.select(pick, None, image, **words_of(gr).silent)
-    return image

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .uploads import temporary_folder
+from .values import whole
 
 CSS = """
 .gradio-container {max-width: 1180px !important; margin: auto !important}
@@ -15,10 +19,10 @@ footer {display: none !important}
 #numbers table {width: 100%; margin: 0}
 #numbers table, #numbers tr, #numbers thead {border: 0 !important}
 #numbers th, #numbers td {border: 0; border-bottom: 1px solid #e2e8f0; text-align: left}
-#image img {width: 100%; height: 100%; object-fit: contain}
-#examples .grid-container {grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 6px}
-#examples .grid-container {grid-template-rows: none; grid-auto-rows: min-content}
-#examples .grid-container button {height: auto; aspect-ratio: 1}
+.chosen img {width: 100%; height: 100%; object-fit: contain}
+.examples .grid-container {grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 6px}
+.examples .grid-container {grid-template-rows: none; grid-auto-rows: min-content}
+.examples .grid-container button {height: auto; aspect-ratio: 1}
 .shown .icon-button-wrapper {display: none}
 .heading p {font-weight: 600; margin: 0}
 """
@@ -33,12 +37,15 @@ class Words(NamedTuple):
         bare (dict): Of an image or a gallery: no buttons over it.
         blocks (dict): Of a page.
         launch (dict): Of the start of a page.
+        paints (bool): Whether a picture that we put into its editor can be painted on;
+            in gradio 5 it cannot (gradio-app/gradio#10614).
     """
 
     silent: dict[str, Any]
     bare: dict[str, Any]
     blocks: dict[str, Any]
     launch: dict[str, Any]
+    paints: bool
 
 
 @functools.cache
@@ -66,12 +73,14 @@ def words_of(gr: Any) -> Words:
             bare={'buttons': []},
             blocks={},
             launch={**looks, 'footer_links': []},
+            paints=True,
         )
     return Words(
         silent={**silent, 'api_name': False},
         bare={'show_download_button': False, 'show_fullscreen_button': False},
         blocks=looks,
         launch={'show_api': False},
+        paints=False,
     )
 
 
@@ -86,6 +95,53 @@ def picture(gr: Any, label: str, name: str) -> Any:
         elem_classes='shown',
         **words_of(gr).bare,
     )
+
+
+def image_choice(gr: Any, examples: Sequence[np.ndarray], prefix: str = '') -> Any:
+    """A place to put an image, above images to pick from.
+
+    Args:
+        gr (Any): The package gradio.
+        examples (Sequence[np.ndarray]): Images to pick from, H×W×3 uint8.
+        prefix (str): Of the names of its elements. Defaults to ''.
+
+    Returns:
+        Any: The image.
+    """
+    gr.Markdown('Your image', elem_classes='heading')
+    image = gr.Image(
+        examples[0] if len(examples) else None,
+        label='Your image',
+        show_label=False,
+        format='png',  # an example is to arrive as it is
+        height=260,
+        elem_id=f'{prefix}image',
+        elem_classes='chosen',
+        **words_of(gr).bare,
+    )
+    if not len(examples):
+        return image
+    gr.Markdown('Or pick one', elem_classes='heading')
+    gallery = gr.Gallery(
+        list(examples),
+        label='Or pick one',
+        show_label=False,
+        columns=5,
+        height=150,
+        allow_preview=False,
+        object_fit='cover',
+        elem_id=f'{prefix}examples',
+        elem_classes='examples',
+        **words_of(gr).bare,
+    )
+
+    def pick(event: gr.SelectData) -> np.ndarray:
+        return examples[whole('number', event.index, 0, len(examples) - 1)]
+
+    # Gradio looks at real annotations, not at their text.
+    pick.__annotations__['event'] = gr.SelectData
+    gallery.select(pick, None, image, **words_of(gr).silent)
+    return image
 
 
 def import_gradio() -> Any:

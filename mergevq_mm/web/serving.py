@@ -12,7 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mergevq_mm.apis import GenerationInferencer, ReconstructionInferencer
+from mergevq_mm.apis import (
+    EditingInferencer,
+    GenerationInferencer,
+    ReconstructionInferencer,
+)
 from mergevq_mm.apis.image_inputs import list_inputs, read_pixels
 
 from .page import build_page, launch
@@ -35,7 +39,8 @@ def serve(
 
     Args:
         tokenizer (Mapping): Arguments of :class:`ReconstructionInferencer`. If its
-            model is a generator that fills a raster, it brings the second tab.
+            model is a generator, it brings a tab to edit, and one to generate if it
+            fills a raster.
         generator (Mapping, optional): Of :class:`GenerationInferencer`, of another
             one.
         examples (Sequence[Path]): Images and folders to pick from. Where there are
@@ -52,14 +57,21 @@ def serve(
         listed = list_inputs(list(examples))[:MAX_EXAMPLES]
         pictures = [read_pixels(item) for _, item in listed]
     reconstruct = ReconstructionInferencer(**tokenizer, show_progress=False)
-    generate = None
+    drawing = None
     if generator is not None:
-        generate = GenerationInferencer(**generator, show_progress=False)
+        drawing = GenerationInferencer(**generator, show_progress=False)
     elif hasattr(reconstruct.model, 'sample_codes'):
-        generate = own_generator(reconstruct)
-    if generate is not None and not pictures:
-        pictures = draw_examples(generate)
-    page = build_page(reconstruct, generate, pictures)
+        drawing = GenerationInferencer(
+            reconstruct.model, device=reconstruct.device, show_progress=False
+        )
+    generate = edit = None
+    if drawing is not None:
+        generate = drawing if can_be_watched(drawing) else None
+        edit = EditingInferencer(
+            drawing.model, device=drawing.device, show_progress=False
+        )
+        pictures = pictures or draw_examples(drawing)
+    page = build_page(reconstruct, generate, pictures, edit)
     launch(page, host, port)
     print(f'http://{host}:{port} (end with Ctrl-C)', flush=True)
     with contextlib.suppress(ValueError):  # elsewhere than in the main thread
@@ -68,24 +80,21 @@ def serve(
     page.block_thread()
 
 
-def own_generator(reconstruct: ReconstructionInferencer) -> GenerationInferencer | None:
-    """The generator that a tokenizer came with.
+def can_be_watched(generate: GenerationInferencer) -> bool:
+    """Whether a generator fills a raster; if not, that is told.
 
     Args:
-        reconstruct (ReconstructionInferencer): Whose model is a generator.
+        generate (GenerationInferencer): Of any model.
 
     Returns:
-        GenerationInferencer: Of that model; None, which is told, where it cannot be
-        watched.
+        bool: Whether it gets a tab to generate.
     """
     try:
-        check_raster(reconstruct.model)
+        check_raster(generate.model)
     except ValueError as error:
         print(f'Without a tab to generate: {error}')
-        return None
-    return GenerationInferencer(
-        reconstruct.model, device=reconstruct.device, show_progress=False
-    )
+        return False
+    return True
 
 
 def draw_examples(

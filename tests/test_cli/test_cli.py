@@ -21,7 +21,7 @@ from mergevq_mm.cli import arguments, main
 from mergevq_mm.evaluation.features import FEATURES
 
 REPO = Path(__file__).resolve().parents[2]
-COMMANDS = 'models reconstruct encode decode features generate export web'.split()
+COMMANDS = 'models reconstruct encode decode features generate edit export web'.split()
 ARCH = dict(embed_dims=32, num_layers=1, num_heads=2, head_layers=1, ffn_multiple=32)
 
 
@@ -158,6 +158,65 @@ def test_generate_and_export(
     _run(capsys, 'generate', files['g.py'], *model, *sampling, '--out', str(again))
     for name in names:
         assert (again / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_edit(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = [files['g.py'], '--weights', files['g.pth'], '--tokenizer', files['t.pth']]
+    mask, out = tmp_path / 'mask.png', tmp_path / 'out'
+    marks = np.zeros((8, 12), dtype=np.uint8)
+    marks[4:] = 255
+    Image.fromarray(marks).save(mask)
+    words = ['edit', *model, files['cat'], '--mask', str(mask), '--device', 'cpu']
+    words += ['--quiet', '--out', str(out)]
+    text = _run(capsys, *words, '--class', '3', '--num', '2', '--temperature', '0.5')
+    names = ['cat_edit0.png', 'cat_edit1.png', 'grid.png']
+    assert sorted(p.name for p in out.iterdir()) == names
+    assert text.splitlines() == [
+        *(f'{out}/{name}' for name in names[:2]),
+        f'{out}/, {out}/grid.png',
+    ]
+    edited = [np.asarray(Image.open(out / name)) for name in names]
+    assert edited[0].shape == (8, 8, 3) and not np.array_equal(*edited[:2])
+    # Doubled: the image, what is drawn anew, two variants.
+    grid = edited[2]
+    assert grid.shape == (6 + 22, 6 + 4 * 22, 3)
+    whole = np.asarray(Image.open(files['cat']))[:, 2:10]
+    assert np.array_equal(grid[6:22:2, 6:22:2], whole)
+    assert np.array_equal(grid[6:22:2, 50:66:2], edited[0])
+    shaded = grid[6:22:2, 28:44:2]
+    assert np.array_equal(shaded[:4], whole[:4])
+    assert (shaded[4:] != whole[4:]).any(axis=2).all()
+    _run(capsys, *words)  # again, without a class
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    marks[0, 0] = 7
+    Image.fromarray(marks).save(tmp_path / 'grey.png')
+    Image.fromarray(marks[:4]).save(tmp_path / 'small.png')
+    (tmp_path / 'broken.png').write_text('nothing')
+    for given, text in (
+        ('grey.png', 'mask holds 3 values from 0 to 255; give black (0) where to keep'),
+        ('small.png', 'mask holds 2 values from 0 to 7'),
+        ('broken.png', f'"{tmp_path}/broken.png"'),
+        ('nothing.png', f'"{tmp_path}/nothing.png" does not exist'),
+    ):
+        message = _fails(*words, '--mask', str(tmp_path / given))
+        assert message.startswith('error: ') and text in message and '\n' not in message
+    broken = ['edit', *model, str(tmp_path / 'broken.png'), '--mask', str(mask)]
+    for given, text in (
+        ([*words, '--class', '12'], 'labels hold the class 12; give classes from 0'),
+        ([*words, '--num', '0'], 'num=0 makes no image'),
+        ([*words, '--keep', '5'], 'keep=5 is not known to this generator'),
+        ([*words, '--num-steps', '5'], 'num_steps=5 is no option of sampling here'),
+        ([*broken, '--out', str(out)], f'error: "{tmp_path}/broken.png"'),
+        (
+            ['edit', *_tokenizer(files), files['cat'], '--mask', str(mask)],
+            'MergeVQ is no generator; give a',
+        ),
+    ):
+        message = _fails(*given)
+        assert text in message and '\n' not in message
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
 def test_models(capsys: pytest.CaptureFixture) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from mergevq_mm.apis import ReconstructionInferencer
 from mergevq_mm.web import build_page, offline
 from mergevq_mm.web.page import view_tokens
+from mergevq_mm.web.parts import import_gradio, words_of
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 WAIT = 30_000  # ms, for busy machines
@@ -103,6 +104,31 @@ def test_watch_a_sample(tab: Any) -> None:
     assert 'in 16 tokens' in text
     # The last picture, once the browser has loaded it.
     tab.wait_for_function("document.querySelector('#drawn img').naturalWidth > 3 * 320")
+
+
+@pytest.mark.slow
+def test_paint_and_draw_anew(tab: Any) -> None:
+    tab.get_by_role('tab', name='Edit').click()
+    _wait(tab, '#edit_note', 'say what is to be drawn anew')
+    if words_of(import_gradio()).paints:
+        canvas = tab.locator('#canvas canvas').first
+        canvas.wait_for()
+        tab.wait_for_function("!document.querySelector('#canvas .loading')")
+        tab.click('#redraw')
+        _wait(tab, '#edit_note', 'Nothing is painted')
+        box = canvas.bounding_box()
+        x, y = box['x'] + box['width'] / 2, box['y'] + box['height'] / 2
+        tab.mouse.move(x - 30, y)  # a stroke over the middle
+        tab.mouse.down()
+        tab.mouse.move(x + 30, y, steps=8)
+        tab.mouse.up()
+        tab.click('#redraw')
+        text = _wait(tab, '#edit_note', 'of the tokens drawn anew')
+        assert '4 times' in text and 0 < int(text.split('%')[0]) < 100
+    tab.get_by_label('right half').check()
+    tab.click('#redraw')
+    _wait(tab, '#edit_note', '50% of the tokens drawn anew')
+    tab.wait_for_function("document.querySelector('#edited img').naturalWidth > 480")
 
 
 def test_a_page_where_a_loop_has_ended(reconstruct: ReconstructionInferencer) -> None:

@@ -21,7 +21,7 @@ class Page:
     """Keeps what it is built of, and does not wait."""
 
     def __init__(self, *parts: Any) -> None:
-        self.reconstruct, self.generate, self.examples = parts
+        self.reconstruct, self.generate, self.examples, self.edit = parts
 
     def block_thread(self) -> None:
         pass
@@ -49,6 +49,7 @@ def test_a_generator_brings_its_tab_and_examples(
     serve(dict(model=model, device='cpu'))
     page = built[0]
     assert page.generate.model is model and page.reconstruct.model is model
+    assert page.edit.model is model
     assert len(page.examples) == 4  # one of each class
     right = [r['image'] for r in page.generate(range(4), batch_size=1)]
     assert np.array_equal(page.examples, right)
@@ -65,17 +66,20 @@ def test_examples_that_are_given_stay(built: list[Page], tmp_path: Path) -> None
 def test_a_tokenizer_has_one_tab(built: list[Page]) -> None:
     torch.manual_seed(0)
     serve(dict(model=tiny.build_model(), device='cpu'))
-    assert built[0].generate is None and built[0].examples == []
+    page = built[0]
+    assert page.generate is None and page.edit is None and page.examples == []
 
 
 def test_a_generator_that_cannot_be_watched(
     built: list[Page], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Its tokenizer is shown; asked for by name, it is an error."""
+    """Its tokenizer is shown, and it edits."""
     model = build_mergear(tmp_path)
     model.sequence = 'distinct'
     serve(dict(model=model, device='cpu'))
-    assert built[0].generate is None
+    serve(dict(model=tiny.build_model(), device='cpu'), dict(model=model, device='cpu'))
+    for page in built:
+        assert page.generate is None and page.edit.model is model
     assert 'Without a tab to generate: MergeAR' in capsys.readouterr().out
     fake = GenerationInferencer(tiny_generator.build(), device='cpu')
     assert draw_examples(fake)[0].shape == (8, 8, 3)

@@ -14,6 +14,7 @@ from ..utils.group_map import recover_tokens
 from .code_drawing import DecodingNetwork
 from .code_generator import CodeGenerator
 from .decoding_step import check_step, make_step
+from .editing import KnownCodes
 from .kv_store import KVStore
 from .raster_decoding import RasterDecoding, decode_raster
 from .rotary import grid_positions, rank_positions, rotary_factors
@@ -150,6 +151,7 @@ class MergeAR(CodeGenerator):
         restrict: bool = False,
         speculative: int = 0,
         step: str = 'eager',
+        known: KnownCodes | None = None,
         **options: Any,
     ) -> SampledCodes:
         """Draw codes of given classes.
@@ -168,6 +170,9 @@ class MergeAR(CodeGenerator):
             step (str): How the step of one token runs: 'eager', 'compile' (by
                 torch.compile, at the first use), or 'graph' (CUDA graphs). Defaults to
                 'eager'.
+            known (KnownCodes, optional): Images to keep but for a region, which has to
+                end the raster: what is drawn knows of what came before alone. It takes
+                as many passes as without. Defaults to None.
             **options: ``temperature``, ``top_k``, ``top_p``, ``guidance`` (one number,
                 or one a part) and ``guidance_schedule``.
 
@@ -182,7 +187,7 @@ class MergeAR(CodeGenerator):
         """
         check_step(step, labels.device, speculative)
         decoding = self.start_decoding(
-            labels, keep, seeds, cache, restrict, speculative, **options
+            labels, keep, seeds, cache, restrict, speculative, known, **options
         )
         prefix = self.embed_prefix(self.guided_labels(labels, decoding.rule), keep)
         passes = torch.full_like(labels, decoding.index.shape[1])
@@ -201,7 +206,8 @@ class MergeAR(CodeGenerator):
             'cache_peak_bytes': torch.full_like(labels, store.peak_bytes // number),
             'passes': passes,
         }
-        return SampledCodes(index, keep, self.sequence == 'raster', stats)
+        complete = index.shape[1] == self.tokenizer.length
+        return SampledCodes(index, keep, complete, stats)
 
     def start_decoding(
         self,
@@ -211,6 +217,7 @@ class MergeAR(CodeGenerator):
         cache: str = 'compressed',
         restrict: bool = False,
         speculative: int = 0,
+        known: KnownCodes | None = None,
         **options: Any,
     ) -> RasterDecoding:
         """Cache, noise and room for the codes; see :meth:`sample_codes`."""
@@ -238,7 +245,25 @@ class MergeAR(CodeGenerator):
         )
         memory = self.make_cache(cache, rows, length, keep, speculative, restrict)
         index = labels.new_zeros(labels.shape[0], length)
-        return RasterDecoding(network, rule, noise, index, cache=memory)
+        given = None if known is None else self.given_codes(known)
+        return RasterDecoding(network, rule, noise, index, cache=memory, given=given)
+
+    def given_codes(self, known: KnownCodes) -> Tensor:
+        """Codes of the sequence that are kept, B×n int64; -1 where one is drawn.
+
+        Raises:
+            ValueError: If one that is kept comes after one that is drawn.
+        """
+        raster = self.sequence == 'raster'
+        index = known.raster() if raster else known.index
+        free = known.free if raster else known.checked_groups()
+        if (free[:, :-1] & ~free[:, 1:]).any():
+            raise ValueError(
+                'region has known tokens behind it in raster order, which MergeAR does '
+                'not see when it draws; let the region reach from its first token to '
+                "the end of the raster, or use type='mergevq_mm.RandAR'."
+            )
+        return index.masked_fill(free, -1)
 
     def make_cache(
         self,

@@ -13,6 +13,7 @@ from mergevq_mm.registry import MODELS
 from ..utils.group_map import first_occurrence
 from .code_drawing import DecodingNetwork, SamplingRule
 from .code_generator import CodeGenerator
+from .editing import KnownCodes, put_together
 from .kv_store import KVStore
 from .random_order import (
     ParallelDecoding,
@@ -141,6 +142,8 @@ class RandAR(CodeGenerator):
         keep: int,
         seeds: Sequence[int],
         num_steps: int = 88,
+        step_schedule: str = 'cosine',
+        known: KnownCodes | None = None,
         **options: Any,
     ) -> SampledCodes:
         """Draw codes of given classes.
@@ -150,6 +153,12 @@ class RandAR(CodeGenerator):
             keep (int): K, in the table of instruction tokens.
             seeds (Sequence[int]): One a sample. A sample depends on its own seed alone.
             num_steps (int): Steps to draw the K codes in, at most K. Defaults to 88.
+            step_schedule (str): How many of them each step draws: by the 'cosine', as
+                RandAR does, or the 'arccos'; see :func:`parallel_schedule`. Defaults
+                to 'cosine'.
+            known (KnownCodes, optional): Images to keep but for a region: their groups
+                that reach out of it come first in the sequence, and ``num_steps`` draw
+                the others. Slots stand where those of the image do. Defaults to None.
             **options: ``temperature``, ``top_k``, ``top_p``, ``guidance`` (one number,
                 or one a part) and ``guidance_schedule``; 'linear' is linear in the
                 share of the codes that are drawn.
@@ -164,8 +173,30 @@ class RandAR(CodeGenerator):
             ValueError: If an option is not known or out of range.
         """
         check_count('num_steps', num_steps, 1, 'K draws the codes one by one')
-        schedule = parallel_schedule(keep, num_steps)
-        decoding = self.start_decoding(labels, keep, seeds, schedule, **options)
+        if known is None:
+            schedule = parallel_schedule(keep, num_steps, step_schedule)
+            return self._draw(labels, keep, seeds, schedule, **options)
+        parts, number = [], known.checked_groups().sum(dim=1)
+        # Each number of codes to draw has a schedule of its own.
+        for codes in number.unique().tolist():
+            rows = (number == codes).nonzero().flatten()
+            schedule = parallel_schedule(codes, num_steps, step_schedule)
+            own, theirs = known.rows(rows), [seeds[row] for row in rows.tolist()]
+            drawn = self._draw(labels[rows], keep, theirs, schedule, own, **options)
+            parts.append((rows, drawn))
+        return put_together(parts)
+
+    def _draw(
+        self,
+        labels: Tensor,
+        keep: int,
+        seeds: Sequence[int],
+        schedule: list[int],
+        known: KnownCodes | None = None,
+        **options: Any,
+    ) -> SampledCodes:
+        """Draw by one schedule; see :meth:`sample_codes`."""
+        decoding = self.start_decoding(labels, keep, seeds, schedule, known, **options)
         prefix = self.embed_prefix(self.guided_labels(labels, decoding.rule), keep)
         index, store = decode_parallel(decoding, prefix, schedule), decoding.store
         stats = {
@@ -178,7 +209,8 @@ class RandAR(CodeGenerator):
             ),
             'passes': torch.full_like(labels, len(schedule)),
         }
-        return SampledCodes(index, keep, False, stats)
+        # Of K = L groups each is a place, and there is no map to find.
+        return SampledCodes(index, keep, keep == self.tokenizer.length, stats)
 
     def start_decoding(
         self,
@@ -186,6 +218,7 @@ class RandAR(CodeGenerator):
         keep: int,
         seeds: Sequence[int],
         schedule: Sequence[int],
+        known: KnownCodes | None = None,
         **options: Any,
     ) -> ParallelDecoding:
         """Order, places, noise and memory of B samples; see :meth:`sample_codes`."""
@@ -197,8 +230,13 @@ class RandAR(CodeGenerator):
         extra = free if self.positions == 'raster' else 0
         noise = uniform_noise(seeds, (slots + extra,), labels.device)
         of_slots = noise[:, :slots].unflatten(1, (keep, -1))  # B×K×(1+parts)
-        order = of_slots[..., 0].argsort(dim=1, stable=True)
-        if self.positions == 'rank':
+        rank, index = of_slots[..., 0], labels.new_zeros(batch, keep)
+        if known is not None:  # those that are kept come first
+            rank, index = rank + known.free_groups(), known.index.clone()
+        order = rank.argsort(dim=1, stable=True)
+        if known is not None:
+            places = self.places(known.group, keep)
+        elif self.positions == 'rank':
             places = rank_positions(keep).to(labels.device).expand(batch, -1, -1)
         else:
             places = self._on_the_grid(sampled_positions(noise[:, slots:], keep))
@@ -214,7 +252,6 @@ class RandAR(CodeGenerator):
         )
         factors = self.factors(in_order(places, order))
         network = DecodingNetwork(self.embedding, inner, self.head, factors)
-        index = labels.new_zeros(batch, keep)
         return ParallelDecoding(
             network,
             rule,

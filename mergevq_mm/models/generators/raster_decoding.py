@@ -20,9 +20,12 @@ class RasterDecoding(CodeDrawing):
     Attributes:
         cache (TokenCache): Of all sequences: B, or 2B where guidance is on. The
             network's rotary factors are those of prefix and tokens, n×(c/2)×2.
+        given (Tensor, optional): Codes that stand already, B×n int64, -1 where one is
+            to be drawn.
     """
 
     cache: TokenCache
+    given: Tensor | None = None
 
     def start(self, prefix: Tensor) -> Tensor:
         """Run the prefix tokens, (rows·B)×P×D; the context of the first token."""
@@ -66,7 +69,11 @@ class RasterDecoding(CodeDrawing):
         token = token.clamp(max=last)  # drafts may point beyond the end
         parts = self.noise.shape[2]
         noise = self.noise.gather(1, token.unsqueeze(-1).expand(-1, -1, parts))
-        return self.draw_codes(context, noise, self.scale[token])
+        code = self.draw_codes(context, noise, self.scale[token])
+        if self.given is None:
+            return code
+        given = self.given.gather(1, token)
+        return torch.where(given < 0, code, given)
 
     def restricted(self, logits: Tensor, part: int, before: Tensor | None) -> Tensor:
         """Take out what no remembered code has, in samples that have enough codes."""

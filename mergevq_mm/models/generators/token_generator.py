@@ -18,6 +18,7 @@ from mergevq_mm.registry import MODELS
 from ..utils.keep_sampling import KeepSampler
 from .data_parallel import guarded_train_step
 from .data_preprocessor import GeneratorDataPreprocessor
+from .editing import place_codes, tokenize_known
 from .generation_request import (
     ImageCounter,
     labels_of,
@@ -225,31 +226,50 @@ class TokenGenerator(BaseModel):
     @torch.no_grad()
     def generate(
         self,
-        labels: Tensor | Sequence[int],
+        labels: Tensor | Sequence[int] | None,
         keep: int | None = None,
         seed: int | None = None,
         seeds: Sequence[int] | None = None,
+        known: Tensor | None = None,
+        region: Tensor | None = None,
         **sample_cfg: Any,
     ) -> tuple[Tensor, SampledCodes]:
-        """Images of given classes.
+        """Images of given classes, or images of which a region is drawn anew.
+
+        An edit keeps the codes of all places outside of the region, to the bit; the
+        decoder looks at neighbours, so that their pixels may change a little. RandAR
+        draws any region; merged, at K < L, those of its tokens that lie wholly in it
+        (see :mod:`.editing`). MergeAR, which draws in raster order, takes a region that
+        reaches to the end of the raster.
 
         Args:
-            labels (Tensor | Sequence[int]): B classes.
+            labels (Tensor | Sequence[int], optional): B classes; None draws without a
+                class (and without guidance), as many as there are seeds or known
+                images.
             keep (int, optional): K. Defaults to None, that of ``sample_cfg``.
             seed (int, optional): Of the whole batch, image i draws from stream i.
                 Defaults to None, that of ``sample_cfg``.
             seeds (Sequence[int], optional): Instead, one for each image. Defaults to
                 None.
+            known (Tensor, optional): Images to edit, B×3×H×W in [-1, 1], or one for
+                all. Defaults to None.
+            region (Tensor, optional): What of them is drawn anew: H×W or B×H×W, bool
+                or 0 and 1. A token of which a pixel is in the region is. Defaults to
+                None.
             **sample_cfg (Any): Instead of what the config's ``sample_cfg`` has.
 
         Returns:
-            tuple[Tensor, SampledCodes]: Images B×3×H×W in [-1, 1] and their codes.
+            tuple[Tensor, SampledCodes]: Images B×3×H×W in [-1, 1] and their codes; of
+            an edit they are complete, B×L.
 
         Raises:
-            ValueError: If a class, K or an option is out of range.
+            ValueError: If a class, K or an option is out of range, or a region does not
+                fit its image or the generator.
         """
-        labels = self.check_labels(torch.as_tensor(labels).to(self.device))
         cfg = {**self.sample_cfg, **sample_cfg}
+        if labels is None:  # nothing to contrast with nothing
+            cfg['guidance'] = 1.0
+        labels = self._classes(labels, known if seeds is None else seeds)
         default_keep = cfg.pop('keep', self.keep_sampler.target)
         default_seed = cfg.pop('seed', 0)
         keep = self.check_keep(default_keep if keep is None else keep)
@@ -260,8 +280,13 @@ class TokenGenerator(BaseModel):
             raise ValueError(
                 f'seeds are {len(seeds)} for {len(labels)} labels; give one for each.'
             )
+        known = None if known is None else known.to(self.device)
         with evaluating(self):
+            kept = tokenize_known(self.tokenizer, known, region, keep, len(labels))
+            if kept is not None:
+                cfg['known'] = kept
             drawn = self.sample_codes(labels, keep, seeds, **cfg)
+            drawn = place_codes(self.tokenizer, drawn, kept)
             told = {}
             if not drawn.complete and self.tokenizer.num_classes == self.num_classes:
                 told['labels'] = labels
@@ -269,6 +294,23 @@ class TokenGenerator(BaseModel):
                 drawn.index, self.grid, drawn.complete, **told
             )
         return images.clamp(-1, 1), drawn
+
+    def _classes(
+        self, labels: Tensor | Sequence[int] | None, others: Sequence | None
+    ) -> Tensor:
+        """Classes that are asked for, B int64; without any, as many times none."""
+        if labels is not None:
+            return self.check_labels(torch.as_tensor(labels).to(self.device))
+        if others is None:
+            raise ValueError(
+                'labels=None does not say how many images to draw; give seeds.'
+            )
+        if not getattr(self, 'class_dropout', 0):
+            raise ValueError(
+                'labels=None needs a null class, which a generator with '
+                'class_dropout=0 does not learn; give classes.'
+            )
+        return torch.full((len(others),), self.num_classes, device=self.device)
 
     def predict(
         self,

@@ -193,6 +193,20 @@ class FrozenTokenizer(FrozenModel):
                 codes = parts.neck(codes, None, grid, labels, first).tokens
             return parts.decoder(codes, grid)
 
+    def source_scores(self, index: Tensor) -> Tensor:
+        """How well each place would belong to each group, by the learned recovery.
+
+        Args:
+            index (Tensor): Codes of the K groups, B×K int64.
+
+        Returns:
+            Tensor: B×L×K float32.
+        """
+        parts = self._ready()
+        with no_autocast(index):
+            codes = parts.quantizer.index_to_codes(index).to(self._scale.dtype)
+            return parts.neck.scores(codes, self.grid)
+
     def fingerprint(self) -> str:
         """SHA-256 of everything that gives codes their meaning.
 

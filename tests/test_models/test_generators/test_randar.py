@@ -196,6 +196,9 @@ def test_seeds_and_inputs_matter() -> None:
     ):
         other = model.sample_codes(labels, keep, seeds, num_steps=4, **options).index
         assert (other != base).any(dim=1).all()
+    law = dict(step_schedule='arccos')  # 1, 2, 2, 4 instead of 1, 2, 3, 3
+    other = model.sample_codes(LABELS, KEEP, SEEDS, num_steps=4, **law).index
+    assert (other != base).any()
     more = model.sample_codes(LABELS, KEEP + 3, SEEDS)
     assert more.index.shape == (4, KEEP + 3) and more.keep == KEEP + 3
 
@@ -331,6 +334,7 @@ def test_bad_configs_and_options() -> None:
     model = make()
     for options, message in (
         (dict(num_steps=0), 'num_steps=0 is no whole number of at least 1'),
+        (dict(step_schedule='x'), "step_schedule='x' is not known; choose one of cos"),
         (dict(cache='full'), 'cache=full is an option of raster generation; leave it'),
         (dict(speculative=2), 'speculative=2'),
         (dict(restrict=True), 'restrict=True'),

@@ -12,6 +12,7 @@ from scipy import stats
 from torch.testing import assert_close
 
 from mergevq_mm.models.generators.random_order import (
+    LAWS,
     in_order,
     instruct,
     interleave,
@@ -23,24 +24,37 @@ from mergevq_mm.models.generators.rotary import rotary_factors
 from mergevq_mm.models.generators.sampling import sample_seeds, uniform_noise
 
 
-def test_schedules_draw_everything() -> None:
+@pytest.mark.parametrize('law', LAWS)
+def test_schedules_draw_everything(law: str) -> None:
     for number in range(1, 70):
         for steps in range(1, 80):
-            schedule = parallel_schedule(number, steps)
+            schedule = parallel_schedule(number, steps, law)
             assert len(schedule) == min(steps, number)
             assert sum(schedule) == number and min(schedule) >= 1
+            assert schedule == sorted(schedule)
 
 
-@pytest.mark.parametrize(('number', 'steps'), [(256, 88), (144, 64), (1024, 88)])
-def test_schedules_follow_the_arc_cosine(number: int, steps: int) -> None:
+@pytest.mark.parametrize(
+    ('number', 'steps', 'counts'),
+    [
+        (144, 64, {1: 24, 2: 8, 3: 24, 4: 8}),
+        (256, 88, {1: 25, 2: 7, 3: 18, 4: 27, 5: 11}),
+        (16, 8, {1: 3, 2: 2, 3: 3}),
+    ],
+)
+def test_the_published_schedule(number: int, steps: int, counts: dict) -> None:
     schedule = parallel_schedule(number, steps)
-    done = list(itertools.accumulate(schedule))
-    for step, drawn in enumerate(done, 1):
-        share = 1 - math.acos(step / steps) / (math.pi / 2)
-        assert abs(drawn - number * share) <= 0.5 + 1e-9
-    # Few while little is known, many at the end.
-    half = len(schedule) // 2
-    assert sum(schedule[:half]) < 0.4 * number and schedule[-1] == max(schedule)
+    assert schedule == [many for many, times in counts.items() for _ in range(times)]
+    # The share 1 - cos(π/2 t/S), up to the one code that each step draws at least.
+    for step, done in enumerate(itertools.accumulate(schedule), 1):
+        share = 1 - math.cos(math.pi / 2 * step / steps)
+        assert abs(done - max(number * share, step)) < 0.03 * number
+
+
+def test_the_arc_cosine_draws_many_at_the_end() -> None:
+    assert parallel_schedule(144, 64, 'arccos')[-5:] == [4, 5, 5, 7, 16]
+    assert parallel_schedule(256, 88, 'arccos')[-5:] == [6, 6, 8, 10, 25]
+    assert parallel_schedule(7, 3, 'arccos') == [1, 2, 4]
 
 
 def test_schedules_at_the_ends() -> None:
@@ -50,6 +64,8 @@ def test_schedules_at_the_ends() -> None:
     for steps in (0, -3):
         with pytest.raises(ValueError, match=f'num_steps={steps} draws nothing'):
             parallel_schedule(5, steps)
+    with pytest.raises(ValueError, match="step_schedule='sine' is not known; .* cosin"):
+        parallel_schedule(5, 2, 'sine')
 
 
 def test_instructions_are_one_vector_turned_to_the_places() -> None:
