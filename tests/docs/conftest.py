@@ -53,5 +53,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / 'photographs').mkdir()
     with Image.open(cat) as image:
         image.convert('RGB').save(root / 'cat.jpg')
+        mask = Image.new('L', image.size)
+        mask.paste(255, (0, image.height // 2, image.width, image.height))
+        mask.save(root / 'mask.png')  # the lower half
         image.convert('RGB').save(root / 'photographs' / 'cat.png')
     return root
