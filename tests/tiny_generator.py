@@ -22,7 +22,7 @@ GRID, LENGTH, CLASSES, VALUES = (4, 4), 16, 3, 64
 class FakeTokenizer(nn.Module):
     """Pixels are codes: a grey value for each patch of 2×2 pixels."""
 
-    stride, learned_recovery = 2, True
+    stride, learned_recovery, num_classes = 2, True, 0
 
     def __init__(
         self, grid: tuple[int, int] = GRID, split: tuple[int, ...] = (2, 4)

@@ -21,6 +21,7 @@ from .checkpoint_file import (
     find_latest_checkpoint,
     load_checkpoint_file,
 )
+from .older_neck import complete_older_neck
 from .published import TRAINING_ONLY
 
 __all__ = [
@@ -90,6 +91,8 @@ def normalize_keys(
 ) -> dict[str, torch.Tensor]:
     """Strip the prefixes of wrappers from keys that do not match as they are.
 
+    What a neck of before lacks is added, see :func:`complete_older_neck`.
+
     ``module.`` and ``_orig_mod.`` go wherever they stand (``backbone.module.x`` comes
     from separate DDP wrappers), ``model.`` and the EMA prefixes go at the front, each
     only if more keys match after it.
@@ -115,6 +118,7 @@ def normalize_keys(
     for option in options:
         if len(option.keys() & expected.keys()) > len(best.keys() & expected.keys()):
             best = option
+    complete_older_neck(best, expected)
     return best
 
 

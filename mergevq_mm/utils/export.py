@@ -28,6 +28,7 @@ from ..version import __version__
 from .checkpoint_file import damaged, fetch_file, load_checkpoint_file
 from .data_config import read_data
 from .fileio import write_atomically
+from .older_neck import complete_older_neck
 from .published import TOKENIZER_FOLDER, WEIGHTS, check_published
 
 CONFIG = 'config.json'
@@ -208,7 +209,8 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
 
 def check_fit(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Refuse weights that are not exactly a module's; see :func:`fill`."""
-    expected = module.state_dict()
+    expected, weights = module.state_dict(), dict(weights)
+    complete_older_neck(weights, expected)
     missing = [name for name in expected if name not in weights]
     unknown = [name for name in weights if name not in expected]
     if missing or unknown:

@@ -2,12 +2,59 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from doc_commands import REPO
+from mmengine.runner import find_latest_checkpoint
+from PIL import Image
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """Leave this folder out of a run that does not name it."""
     named = any(Path(str(argument)).name == 'docs' for argument in config.args)
     return None if named else True
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all that a reader has after the quickstart.
+
+    ``MERGEVQ_QUICKSTART`` names the folder of a quickstart that is there already.
+    """
+    root = tmp_path_factory.mktemp('root')
+    quickstart = os.environ.get('MERGEVQ_QUICKSTART')
+    if quickstart is None:
+        quickstart = root / 'quickstart'
+        command = ['tools/quickstart.py', '--short', '--work-dir', str(quickstart)]
+        subprocess.run([sys.executable, *command], cwd=REPO, check=True)
+    for name in ('configs', 'tools'):
+        (root / name).symlink_to(REPO / name)
+    (root / 'docs' / 'images').mkdir(parents=True)
+    (root / 'data').mkdir()
+    for name in ('mnist5k', 'weights'):
+        (root / 'data' / name).symlink_to(REPO / 'data' / name)
+    trained = root / 'work_dirs' / 'quickstart'
+    shutil.copytree(quickstart, trained)
+    named = trained / 'epoch_18.pth'  # by the configs of stage 2
+    if not named.exists():
+        named.symlink_to(find_latest_checkpoint(str(trained)))
+    digits = sorted((REPO / 'data' / 'mnist5k' / 'val').glob('*/*'))[::100]
+    (root / 'digits-to-try').mkdir()
+    for path in digits:
+        shutil.copy(path, root / 'digits-to-try' / path.name)
+    import skimage
+
+    cat = Path(skimage.__file__).parent / 'data' / 'chelsea.png'
+    (root / 'photographs').mkdir()
+    with Image.open(cat) as image:
+        image.convert('RGB').save(root / 'cat.jpg')
+        mask = Image.new('L', image.size)
+        mask.paste(255, (0, image.height // 2, image.width, image.height))
+        mask.save(root / 'mask.png')  # the lower half
+        image.convert('RGB').save(root / 'photographs' / 'cat.png')
+    return root

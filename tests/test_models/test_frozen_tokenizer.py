@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mergevq_mm.models import MergeVQ
 from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+from mergevq_mm.models.utils.group_map import first_occurrence
 from mergevq_mm.registry import MODELS
 
 
@@ -66,6 +67,10 @@ def test_finds_the_codes_and_images_of_its_model(model, tokenizer, keep):
     assert torch.equal(made, model.decode(quantized.codes, group, grid)[0])
     made = tokenizer.decode(index, grid, complete=False)
     assert torch.equal(made, model.decode(quantized.codes, None, grid)[0])
+    first = first_occurrence(group, index.shape[1])
+    made = tokenizer.decode(index, grid, complete=False, first=first)
+    found, _ = model.decode(quantized.codes, None, grid, first=first)
+    assert torch.equal(made, found)
 
 
 @torch.no_grad()
@@ -243,3 +248,6 @@ def test_refuses_images_and_codes_that_do_not_fit(tokenizer):
     unlearned = model_cfg(neck=dict(type='mergevq_mm.GroupMapRecovery'))
     with pytest.raises(ValueError, match='complete=False .*SourceRecovery'):
         FrozenTokenizer(unlearned, random_init=True).decode(codes, complete=False)
+    first = torch.arange(9)[None].flip(1)
+    with pytest.raises(ValueError, match='of image 0 are not the first places'):
+        tokenizer.decode(codes, complete=False, first=first)

@@ -40,6 +40,7 @@ from mergevq_mm.models.losses import (
 from mergevq_mm.models.quantizers.lfq_functional import index_to_codes
 from mergevq_mm.models.utils.group_map import recover_tokens
 from mergevq_mm.models.utils.keep_sampling import KeepSampler
+from mergevq_mm.models.utils.possible_maps import best_possible_map
 from mergevq_mm.registry import MODELS
 
 _COUNT = itertools.count()
@@ -122,7 +123,7 @@ def test_predict_returns_what_the_parts_return() -> None:
                 expected = (image * 0.5 + 0.5).clamp(0, 1)
                 torch.testing.assert_close(made[name + 'image'], expected)
             scores = model.neck.scores(codes, (4, 6))
-            assert torch.equal(made['predicted_group'], scores[0].argmax(-1))
+            assert torch.equal(made['predicted_group'], best_possible_map(scores)[0])
 
 
 @torch.no_grad()
@@ -662,6 +663,19 @@ def test_labels_in_the_place_of_a_teacher() -> None:
     for without in (None, [DataSample()] * 4):
         with pytest.raises(ValueError, match="no gt_label, .*loss='label'.*; read"):
             model.generator_losses(inputs, without)
+
+
+def test_the_neck_is_told_of_the_classes() -> None:
+    neck = {**model_cfg()['neck'], 'num_classes': 2}
+    model, seen = build_model(neck=neck), []
+    model.neck.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs['labels']), with_kwargs=True
+    )
+    inputs, samples = prepared(model, batch(number=4))
+    model.generator_losses(inputs, samples)
+    assert seen[0].tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match='no gt_label, .*neck.num_classes.*; read'):
+        model.generator_losses(inputs, [DataSample()] * 4)
 
 
 # --------------------------------------------------------------- errors when built

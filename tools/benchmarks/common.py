@@ -28,24 +28,26 @@ from torch.profiler import ProfilerActivity, profile
 MIB = 2**20
 
 
-def add_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
+def add_arguments(parser: argparse.ArgumentParser, repeats: int | None = None) -> None:
     """Add the flags that all benchmarks know.
 
     Args:
         parser (ArgumentParser): Of the benchmark.
-        repeats (int): Default number of turns.
+        repeats (int, optional): Default number of turns. Defaults to None, nothing is
+            timed.
     """
     parser.add_argument(
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help="'cpu' or 'cuda[:n]' (default: a GPU where there is one)",
     )
-    parser.add_argument(
-        '--repeats',
-        type=_positive,
-        default=repeats,
-        help=f'turns of each variant; the median counts (default: {repeats})',
-    )
+    if repeats is not None:
+        parser.add_argument(
+            '--repeats',
+            type=_positive,
+            default=repeats,
+            help=f'turns of each variant; the median counts (default: {repeats})',
+        )
     parser.add_argument('--threads', type=_positive, help='threads of torch on a CPU')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--json', type=Path, help='also write the numbers to this file')

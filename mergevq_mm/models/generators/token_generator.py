@@ -287,7 +287,12 @@ class TokenGenerator(BaseModel):
                 cfg['known'] = kept
             drawn = self.sample_codes(labels, keep, seeds, **cfg)
             drawn = place_codes(self.tokenizer, drawn, kept)
-            images = self.tokenizer.decode(drawn.index, self.grid, drawn.complete)
+            told = {}
+            if not drawn.complete and self.tokenizer.num_classes == self.num_classes:
+                told['labels'] = labels
+            images = self.tokenizer.decode(
+                drawn.index, self.grid, drawn.complete, **told
+            )
         return images.clamp(-1, 1), drawn
 
     def _classes(

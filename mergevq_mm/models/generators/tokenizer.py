@@ -15,6 +15,7 @@ from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint import load_pretrained
 from mergevq_mm.utils.config import load_config
 from mergevq_mm.utils.data_config import is_data, read_data
+from mergevq_mm.utils.older_neck import ORDER
 from mergevq_mm.utils.published import data_model
 
 from ..utils.frozen import FrozenModel
@@ -77,6 +78,7 @@ class FrozenTokenizer(FrozenModel):
         stride (int): Pixels of an image to a side of a raster cell.
         image_size (tuple[int, int]): Height and width of the images.
         learned_recovery (bool): Whether the source map can be predicted.
+        num_classes (int): Classes that its prediction can be told of; 0 is none.
 
     Raises:
         ValueError: If there is no checkpoint, or ``model`` is not a MergeVQ's.
@@ -105,6 +107,7 @@ class FrozenTokenizer(FrozenModel):
         self.bits: int = parts.quantizer.bits
         self.split: tuple[int, ...] = parts.quantizer.split
         self.learned_recovery: bool = parts.neck.learned
+        self.num_classes: int = parts.neck.num_classes
         self._schedule = parts.backbone.schedule
 
     @property
@@ -138,7 +141,12 @@ class FrozenTokenizer(FrozenModel):
         return EncodedImages(index, merged.group, merged.grid)
 
     def decode(
-        self, index: Tensor, grid: tuple[int, int] | None = None, complete: bool = True
+        self,
+        index: Tensor,
+        grid: tuple[int, int] | None = None,
+        complete: bool = True,
+        labels: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> Tensor:
         """Images of codes.
 
@@ -148,6 +156,10 @@ class FrozenTokenizer(FrozenModel):
             grid (tuple[int, int], optional): Rows and columns of the raster. Defaults
                 to None, the tokenizer's.
             complete (bool): Defaults to True.
+            labels (Tensor, optional): Classes, B int64, for a recovery that can be told
+                of ``num_classes``. Defaults to None.
+            first (Tensor, optional): Where each code's group begins, B×K int64, where
+                that is known. Defaults to None, predicted.
 
         Returns:
             Tensor: B×3×H×W, nominally in [-1, 1], not clipped.
@@ -155,7 +167,7 @@ class FrozenTokenizer(FrozenModel):
         Raises:
             ValueError: If a complete raster lacks codes, an incomplete one has more
                 than positions or meets a tokenizer that cannot predict the source map,
-                or a code is out of range.
+                a code is out of range, or the first places contradict each other.
         """
         rows, columns = grid = self.grid if grid is None else tuple(grid)
         if index.ndim != 2 or not 1 <= index.shape[1] <= rows * columns:
@@ -178,7 +190,7 @@ class FrozenTokenizer(FrozenModel):
         with no_autocast(index):
             codes = parts.quantizer.index_to_codes(index).to(self._scale.dtype)
             if not complete:
-                codes = parts.neck(codes, None, grid).tokens
+                codes = parts.neck(codes, None, grid, labels, first).tokens
             return parts.decoder(codes, grid)
 
     def source_scores(self, index: Tensor) -> Tensor:
@@ -200,7 +212,8 @@ class FrozenTokenizer(FrozenModel):
 
         That is the weights of all parts (names, types, shapes, bytes), the bits and
         their split, the raster and the merge schedule; neither the device nor the name
-        of a file counts.
+        of a file counts. A neck of before the order of the codes was known keeps the
+        fingerprint of then.
 
         Returns:
             str: 64 hexadecimal digits.
@@ -208,6 +221,8 @@ class FrozenTokenizer(FrozenModel):
         meaning = (self.bits, self.split, self.grid, self._schedule)
         digest = hashlib.sha256(repr(meaning).encode())
         for name, value in sorted(self._ready().state_dict().items()):
+            if name == f'neck.{ORDER}' and not value.any():
+                continue
             digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
             flat = value.detach().cpu().flatten()
             digest.update(flat.view(torch.uint8).numpy())

@@ -12,6 +12,7 @@ from torch import Tensor
 from mergevq_mm.registry import MODELS
 
 from ..losses import SourceRecoveryLoss, nonsaturating_generator_loss
+from ..utils.labels import class_labels
 
 PIXEL_LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss}
 
@@ -136,10 +137,4 @@ class MergeVQHead(BaseModule):
         """Class labels B of the samples, where the alignment is on labels."""
         if not self.alignment.from_labels:
             return None
-        if not data_samples or any('gt_label' not in s for s in data_samples):
-            raise ValueError(
-                "data_samples have no gt_label, but the alignment's loss='label' "
-                'compares with it; read a data set with classes, or choose a teacher '
-                "and the loss 'kl'."
-            )
-        return torch.cat([sample.gt_label for sample in data_samples]).to(device)
+        return class_labels(data_samples, "the alignment's loss='label'", device)

@@ -13,6 +13,7 @@ from torch import Tensor
 from mergevq_mm.registry import MODELS
 
 from ..utils.group_map import source_accuracy
+from ..utils.possible_maps import best_possible_map
 from ..utils.precision import no_autocast
 
 
@@ -47,7 +48,7 @@ def source_binary_cross_entropy(logits: Tensor, group: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class SourceRecoveryLoss(BaseModule):
-    """L_src with its two accuracies.
+    """L_src with its two accuracies, of the best map that can exist.
 
     Args:
         loss_weight (float): Weight of the term; the paper has 0.5 (G, G+R) and 1.0 (R).
@@ -78,7 +79,7 @@ class SourceRecoveryLoss(BaseModule):
         loss = source_cross_entropy(logits, group)
         if self.bce_weight:
             loss = loss + self.bce_weight * source_binary_cross_entropy(logits, group)
-        best = logits.argmax(dim=2)  # B×L
+        best = best_possible_map(logits)  # B×L
         terms = {
             'loss_source': self.loss_weight * loss,
             'source_acc': source_accuracy(best, group).mean(),

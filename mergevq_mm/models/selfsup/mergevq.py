@@ -15,7 +15,9 @@ from mergevq_mm.utils.distributed import unwrap
 from ..losses.adversarial import LeCAM, hinge_discriminator_loss
 from ..target_generators.ema_teacher import EMATeacher
 from ..utils.group_map import recover_tokens
+from ..utils.labels import class_labels
 from ..utils.merge_schedule import clip_removed, merge_schedule
+from ..utils.possible_maps import best_possible_map
 from ..utils.structures import (
     EmbeddedImage,
     MergedTokens,
@@ -141,7 +143,11 @@ class MergeVQ(TwoSidedModel):
         return merged, self.quantizer(merged.tokens)
 
     def decode(
-        self, codes: Tensor, group: Tensor | None, grid: tuple[int, int]
+        self,
+        codes: Tensor,
+        group: Tensor | None,
+        grid: tuple[int, int],
+        **told: Tensor | None,
     ) -> tuple[Tensor, RecoveredTokens]:
         """K codes to images.
 
@@ -150,11 +156,13 @@ class MergeVQ(TwoSidedModel):
             group (Tensor, optional): Token of each raster position, B×L int64. With
                 None the neck predicts it.
             grid (tuple[int, int]): Rows and columns.
+            **told (Tensor, optional): ``labels`` and ``first`` of
+                :class:`SourceRecovery`, for the prediction.
 
         Returns:
             tuple[Tensor, RecoveredTokens]: Images B×3×H×W, and the codes on the grid.
         """
-        recovered = self.neck(codes, group, grid)
+        recovered = self.neck(codes, group, grid, **told)
         return self.decoder(recovered.tokens, grid), recovered
 
     # ------------------------------------------------------------------ the losses
@@ -181,7 +189,10 @@ class MergeVQ(TwoSidedModel):
         keep = self.keep_sampler(self.iteration)
 
         merged, quantized = self.encode(image, keep)
-        recon, recovered = self.decode(quantized.codes, merged.group, merged.grid)
+        told = self._told(data_samples, image.device)
+        recon, recovered = self.decode(
+            quantized.codes, merged.group, merged.grid, **told
+        )
         cls = self._aligned_cls(views, merged, keep)
         target = None
         if self.target_generator is not None:
@@ -206,6 +217,14 @@ class MergeVQ(TwoSidedModel):
         losses['keep'] = torch.tensor(float(keep))
         real_and_fake = {'real': image, 'fake': recon.detach()}
         return losses, real_and_fake if adversarial else {}
+
+    def _told(
+        self, data_samples: list | None, device: torch.device
+    ) -> dict[str, Tensor]:
+        """What the neck is told beside the codes: the classes, if it takes them."""
+        if not unwrap(self.neck).num_classes:
+            return {}
+        return {'labels': class_labels(data_samples, 'neck.num_classes', device)}
 
     def _aligned_cls(
         self, views: Sequence[Tensor], merged: MergedTokens, keep: int
@@ -319,7 +338,7 @@ class MergeVQ(TwoSidedModel):
             'group': merged.group,
         }
         if self.predict_source:
-            group = recovered.logits.argmax(dim=-1)
+            group = best_possible_map(recovered.logits)
             image = self.decoder(recover_tokens(quantized.codes, group), merged.grid)
             made['predicted_image'] = _to_unit_range(image)
             made['predicted_group'] = group

@@ -77,6 +77,19 @@ def test_images_of_the_codes(kind: str) -> None:
     assert torch.equal(images, again)
 
 
+@pytest.mark.parametrize(('classes', 'told'), [(2, True), (3, False)])
+def test_the_recovery_is_told_of_the_classes_that_it_knows(
+    classes: int, told: bool
+) -> None:
+    neck = {**tiny_mergevq.model_cfg()['neck'], 'num_classes': classes}
+    model = build('distinct', neck=neck).eval()
+    recovery, seen = model.tokenizer.network.neck, []
+    recovery.register_forward_pre_hook(lambda module, args: seen.append(args[3]))
+    model.generate([1, 0, 1], keep=6)
+    (labels,) = seen
+    assert labels.tolist() == [1, 0, 1] if told else labels is None
+
+
 def test_the_tokenizer_is_no_part_of_the_generator() -> None:
     model = build('random')
     assert not [name for name in model.state_dict() if 'tokenizer' in name]
