@@ -518,7 +518,7 @@ def test_what_a_pass_reads(tools: Tools, tiny: ModuleType) -> None:
     drawn = rand.sample_codes(torch.tensor([1]), 7, [0], num_steps=3)
     # 1, 2 and 4 codes: the instructions see the prefix, all pairs, and themselves.
     assert bench.parallel_schedule(7, 3) == [1, 2, 4]
-    assert bench.slots_read(rand, drawn, 'pairs') == (2 + 2) + (2 + 4 + 1) + (2 + 6 + 4)
+    assert bench.slots_read(rand, drawn, 'pairs') == (2 + 1) + (2 + 2 + 2) + (2 + 6 + 4)
 
 
 @pytest.mark.slow

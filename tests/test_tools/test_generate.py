@@ -198,8 +198,8 @@ FLAGS = {
     'RandAR': [
         (['--num-steps', '3'], dict(num_steps=3)),
         (
-            ['--num-steps', '3', '--step-schedule', 'arccos'],
-            dict(num_steps=3, step_schedule='arccos'),
+            ['--keep', '9', '--num-steps', '3', '--step-schedule', 'arccos'],
+            dict(keep=9, num_steps=3, step_schedule='arccos'),
         ),
         (['--keep', '9', '--guidance', '3'], dict(keep=9, guidance=3.0)),
         (['--temperature', '0', '--top-p', '0.9'], dict(temperature=0.0, top_p=0.9)),

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..utils.group_map import recover_tokens
+from ..utils.possible_maps import best_possible_map
 from .structures import SampledCodes
 
 if TYPE_CHECKING:
@@ -167,7 +168,10 @@ def tokenize_known(
 
 
 def place_codes(
-    tokenizer: FrozenTokenizer, drawn: SampledCodes, known: KnownCodes | None
+    tokenizer: FrozenTokenizer,
+    drawn: SampledCodes,
+    known: KnownCodes | None,
+    labels: Tensor | None = None,
 ) -> SampledCodes:
     """Put the codes of an edit on the raster.
 
@@ -175,15 +179,18 @@ def place_codes(
         tokenizer (FrozenTokenizer): Of the generator.
         drawn (SampledCodes): Of K groups, or complete.
         known (KnownCodes, optional): What has been kept; None where it is no edit.
+        labels (Tensor, optional): Classes, B int64, for a recovery that can be told.
+            Defaults to None.
 
     Returns:
         SampledCodes: Complete, B×L: outside of the region the codes of ``known``;
-        inside the source recovery shares the places out.
+        inside the source recovery shares the places out. The best possible map keeps
+        what is outside, for one that does is possible: that of the image.
     """
     if known is None or drawn.complete:
         return drawn
-    scores = tokenizer.source_scores(drawn.index)
-    group = keep_outside(scores, known).argmax(dim=-1)
+    scores = tokenizer.source_scores(drawn.index, labels)
+    group = best_possible_map(keep_outside(scores, known))
     raster = known._replace(index=drawn.index, group=group).raster()
     return drawn._replace(index=raster, complete=True)
 

@@ -286,10 +286,10 @@ class TokenGenerator(BaseModel):
             if kept is not None:
                 cfg['known'] = kept
             drawn = self.sample_codes(labels, keep, seeds, **cfg)
-            drawn = place_codes(self.tokenizer, drawn, kept)
             told = {}
             if not drawn.complete and self.tokenizer.num_classes == self.num_classes:
                 told['labels'] = labels
+            drawn = place_codes(self.tokenizer, drawn, kept, **told)
             images = self.tokenizer.decode(
                 drawn.index, self.grid, drawn.complete, **told
             )

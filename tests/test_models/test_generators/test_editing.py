@@ -16,10 +16,12 @@ from mergevq_mm.models.generators.code_generator import CodeGenerator
 from mergevq_mm.models.generators.editing import (
     KnownCodes,
     keep_outside,
+    place_codes,
     read_region,
     tokenize_known,
 )
 from mergevq_mm.models.generators.sampling import draw, filter_logits, uniform_noise
+from mergevq_mm.models.generators.structures import SampledCodes
 from mergevq_mm.models.quantizers.lfq_functional import join_index
 from mergevq_mm.registry import MODELS
 
@@ -246,6 +248,30 @@ def test_places_outside_stay_in_their_groups() -> None:
             own = [k == kept.group[b, place] for k in range(6)]
             expected = [True] * 6 if kept.free[b, place] else own
             assert possible[b, place].tolist() == expected
+
+
+def test_the_map_of_an_edit_is_a_possible_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, known = build('random'), images(3)
+    kept = tokenize_known(model.tokenizer, known, LOWER, KEEP, 3)
+    own = torch.arange(KEEP).expand(3, -1)  # codes by which groups are seen
+    drawn = SampledCodes(own, KEEP, False, {})
+    asked = []
+
+    def scores(index: Tensor, labels: Tensor | None = None) -> Tensor:
+        asked.append(labels)
+        return torch.randn(3, LENGTH, KEEP) * 5
+
+    monkeypatch.setattr(model.tokenizer, 'source_scores', scores)
+    for _ in range(20):
+        placed = place_codes(model.tokenizer, drawn, kept, torch.tensor([0, 1, 2]))
+        group, free = placed.index, kept.free
+        assert placed.complete and torch.equal(group[~free], kept.group[~free])
+        for row in group.tolist():
+            first = [row.index(number) for number in range(KEEP)]  # all are there
+            assert first == sorted(first)
+    assert asked[0].tolist() == [0, 1, 2]
 
 
 # ---------------------------------------------------------------------------- bad input
