@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mergevq_mm.apis import EditingInferencer
+from mergevq_mm.apis.editing_inferencer import Edit
 
 from .parts import image_choice, picture, words_of
 from .uploads import ForeignFileError, read_upload
@@ -156,7 +157,10 @@ def draw_anew(
     mask = marked_pixels(canvas, pixels, region, payload)
     start = time.perf_counter()
     options = {'label': label, 'keep': keep, 'seed': seed, 'guidance': guidance}
-    made = edit(pixels, mask=mask, num=VARIANTS, **options)
+    # What is painted on has been prepared; a pipeline may crop it once more.
+    made = edit.forward(
+        [Edit('', '', pixels, mask, place) for place in range(VARIANTS)], **options
+    )
     spent = time.perf_counter() - start
     before, redrawn = made[0]['original'], made[0]['region']
     shown = [before, shade_region(before, redrawn), *(one['image'] for one in made)]
