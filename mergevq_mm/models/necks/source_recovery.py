@@ -144,8 +144,9 @@ class SourceRecovery(BaseModule):
             # nn.TransformerDecoder copies one layer.
             if name.endswith('in_proj_weight'):
                 nn.init.xavier_uniform_(parameter)
-            elif name in ('query', 'class_embedding.weight'):
-                nn.init.trunc_normal_(parameter, std=0.02)
+        nn.init.trunc_normal_(self.query, std=0.02)
+        if num_classes:
+            nn.init.trunc_normal_(self.class_embedding.weight, std=0.02)
         self._register_load_state_dict_pre_hook(self._complete_older)
 
     def forward(
