@@ -91,8 +91,9 @@ class EditingInferencer(ImageInferencer):
         Args:
             inputs (Sequence[tuple[str, Any]]): Names and images.
             batch_size (int): Variants at a time. Defaults to 8.
-            mask (Any): An image in black and white, or an array H×W of bool, 0 and 1,
-                or 0 and 255, of the size of each image: white is drawn anew.
+            mask (Any): An image in black and white, or an array H×W of bool, or of
+                uint8 (0 and 1, or 0 and 255), of the size of each image as it is seen,
+                upright: white is drawn anew.
             num (int): Variants of each image. Defaults to 1.
 
         Yields:
@@ -101,8 +102,9 @@ class EditingInferencer(ImageInferencer):
         Raises:
             ValueError: If an image or the mask is not what it should be.
         """
-        if num < 1:
-            raise ValueError(f'num={num} makes no image; give at least 1.')
+        from mergevq_mm.models.generators.sampling import check_count
+
+        check_count('num', num, 1, 'that many variants are drawn of each image')
         region, batch = self.read_mask(mask), []
         for name, item in inputs:
             try:
@@ -141,11 +143,13 @@ class EditingInferencer(ImageInferencer):
             mask = mask.astype(np.uint8)
         if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool:
             mask = mask.byte()
-        listed = list_inputs(mask)
-        if len(listed) != 1:
-            raise ValueError(f'mask holds {len(listed)} images; give one.')
-        # Behind what is transparent nothing is marked.
-        pixels = self.pipeline(listed[0][1], BLACK)
+        try:
+            (_, item), *others = list_inputs(mask)
+            if others:
+                raise ValueError(f'it holds {1 + len(others)} images; give one.')
+            pixels = self.pipeline(item, BLACK)  # what is transparent is not marked
+        except ValueError as error:
+            raise ValueError(f'mask: {error}') from None
         values = np.unique(pixels)
         if not (set(values.tolist()) <= {0, 255} or set(values.tolist()) <= {0, 1}):
             raise ValueError(
@@ -179,16 +183,14 @@ class EditingInferencer(ImageInferencer):
             list[dict]: A result each.
 
         Raises:
-            ValueError: If an option is not known or out of range, or the region does
-                not fit the generator.
+            ValueError: If an option is out of range, or the region does not fit.
         """
         from mergevq_mm.models.generators.editing import read_region
         from mergevq_mm.models.generators.generation_request import seeds_of
         from mergevq_mm.visualization import to_uint8
         from mergevq_mm.visualization.merge_map import pixel_groups
 
-        options = {name: value for name, value in options.items() if value is not None}
-        options |= mode_options(mode)
+        given = {name: value for name, value in options.items() if value is not None}
         seed = self.model.sample_cfg.get('seed', 0) if seed is None else seed
         size, grid = inputs[0].pixels.shape[:2], self.model.grid
         region = torch.from_numpy(np.stack([one.region for one in inputs]))
@@ -198,9 +200,9 @@ class EditingInferencer(ImageInferencer):
             seeds=seeds_of(seed, [one.place for one in inputs]),
             known=self.images(inputs),
             region=region,
-            **options,
+            **(given | mode_options(mode)),
         )
-        free = read_region(region, len(inputs), size, grid).numpy()
+        free = read_region(region, len(inputs), size, grid).long().numpy()
         stats = {name: values.float().tolist() for name, values in drawn.stats.items()}
         return [
             {
@@ -209,7 +211,7 @@ class EditingInferencer(ImageInferencer):
                 'place': one.place,
                 'label': label,
                 'original': one.pixels,
-                'region': pixel_groups(free[i].astype(np.int64), grid, size) > 0,
+                'region': pixel_groups(free[i], grid, size) > 0,
                 'image': to_uint8(images[i].float() * 0.5 + 0.5),
                 'index': drawn.index[i].cpu().numpy(),
                 'keep': drawn.keep,
@@ -238,15 +240,24 @@ def prepare_edit(
         more than half is in the region.
 
     Raises:
-        ValueError: If the mask has another size than the image.
+        ValueError: If the mask has another size than the image, or nothing of what it
+            marks is left.
     """
     if region.shape != pixels.shape[:2]:
         (height, width), (rows, columns) = pixels.shape[:2], region.shape
         raise ValueError(
             f'mask of {columns}×{rows} pixels does not fit an image of '
-            f'{width}×{height}; give one of the same size.'
+            f'{width}×{height}; give one of the same size (a photograph counts as it '
+            'is shown, upright).'
         )
     grey = np.repeat(region[..., None].astype(np.uint8) * 255, 3, axis=2)
     # Against a mask of nothing, so that borders of any colour are not in the region.
     marked, blank = prepare(grey), prepare(np.zeros_like(grey))
-    return prepare(pixels), (marked.astype(int) - blank > 127).any(axis=2)
+    kept = (marked.astype(int) - blank > 127).any(axis=2)
+    if region.any() and not kept.any():
+        raise ValueError(
+            f'mask marks {region.sum()} pixels, of which the preparation of the image '
+            f'to {kept.shape[1]}×{kept.shape[0]} leaves none; mark more, near the '
+            'centre.'
+        )
+    return prepare(pixels), kept

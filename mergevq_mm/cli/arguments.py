@@ -302,14 +302,15 @@ def _edit(commands: Any) -> None:
         '--mask',
         required=True,
         metavar='MASK',
-        help='image of the same size, white where to draw anew and black elsewhere',
+        help='image of the same size as IMAGE upright, white where to draw anew and '
+        'black elsewhere',
     )
     parser.add_argument(
         '--class',
         dest='label',
         type=int,
         metavar='C',
-        help='of what is drawn. Default: without a class',
+        help='of what is drawn. Default: without a class, and so without guidance',
     )
     parser.add_argument(
         '--num', type=int, default=1, metavar='N', help='variants. Default: 1'

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from mergevq_mm.utils.checkpoint import normalize_keys, plain_state_dict
+from mergevq_mm.utils.older_neck import ORDER
 
 from .accumulation import each_wrapper
 
@@ -119,10 +120,21 @@ def check_weights_fit(
         changes (list[ConfigChange]): To explain it by.
 
     Raises:
-        ValueError: If a weight is missing, left over or of another shape.
+        ValueError: If a weight is missing, left over or of another shape, or the neck
+            is of before the order of the codes was known to it.
     """
     expected = _tensors(plain_state_dict(model))
-    found = normalize_keys(_tensors(state_dict), expected)
+    given = _tensors(state_dict)
+    found = normalize_keys(given, expected)
+    completed = [name for name in found if name.endswith(ORDER)]
+    if completed and not any(name.endswith(ORDER) for name in given):
+        # It could be loaded; but no optimizer and no average have anything for it.
+        raise ValueError(
+            f'resume: the checkpoint has no "{completed[0]}", for its SourceRecovery '
+            'is of before the order of the codes was known, and its optimizer does not '
+            'fit; start a new run from its weights with load_from and without resume, '
+            'or finish it with the version of mergevq_mm that wrote it.'
+        )
     problems = []
     for name in sorted(expected.keys() | found.keys()):
         wanted, saved = expected.get(name), found.get(name)

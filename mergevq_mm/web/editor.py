@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mergevq_mm.apis import EditingInferencer
+from mergevq_mm.apis.editing_inferencer import Edit
 
 from .parts import image_choice, picture, words_of
 from .uploads import ForeignFileError, read_upload
@@ -156,7 +157,10 @@ def draw_anew(
     mask = marked_pixels(canvas, pixels, region, payload)
     start = time.perf_counter()
     options = {'label': label, 'keep': keep, 'seed': seed, 'guidance': guidance}
-    made = edit(pixels, mask=mask, num=VARIANTS, **options)
+    # What is painted on has been prepared; a pipeline may crop it once more.
+    made = edit.forward(
+        [Edit('', '', pixels, mask, place) for place in range(VARIANTS)], **options
+    )
     spent = time.perf_counter() - start
     before, redrawn = made[0]['original'], made[0]['region']
     shown = [before, shade_region(before, redrawn), *(one['image'] for one in made)]
@@ -183,20 +187,11 @@ def editor_tab(
         tuple[Any, list, list]: What puts the image on the canvas when the page loads:
         the function, its inputs and its outputs, none where there is no canvas.
     """
-    model, words = edit.model, words_of(gr)
-    keeps = list(model.keeps)
-    default_keep = model.sample_cfg.get('keep', model.keep_sampler.target)
-    guidance = model.sample_cfg.get('guidance', 1.0)
-    guidance = guidance[0] if isinstance(guidance, (list, tuple)) else guidance
+    words = words_of(gr)
     with gr.Row():
         with gr.Column(scale=1, min_width=240):
             image = image_choice(gr, examples, 'edit_')
-            classes = [NO_CLASS, *range(model.num_classes)]
-            label = gr.Dropdown(classes, value=NO_CLASS, label='Class', elem_id='as')
-            keep = gr.Dropdown(keeps, value=default_keep, label='K')
-            with gr.Accordion('More', open=False):
-                seed = gr.Number(0, label='Seed', precision=0, minimum=0)
-                scale = gr.Slider(1, MAX_GUIDANCE, guidance, step=0.1, label='Guidance')
+            options = _options(gr, edit.model)
         with gr.Column(scale=3):
             canvas = _canvas(gr) if words.paints else None
             regions = [PAINTED, *REGIONS] if words.paints else list(REGIONS)
@@ -231,9 +226,23 @@ def editor_tab(
     if canvas is not None:
         image.change(put, image, canvas, trigger_mode='always_last', **words.silent)
     # Where there is no canvas, nothing looks at what stands for it.
-    inputs = [image, canvas or image, region, label, keep, seed, scale]
+    inputs = [image, canvas or image, region, *options]
     button.click(redraw, inputs, [shown, note], trigger_mode='once', **words.silent)
     return put, [image], [canvas] if canvas is not None else []
+
+
+def _options(gr: Any, model: Any) -> list:
+    """Class, K, seed and guidance."""
+    default_keep = model.sample_cfg.get('keep', model.keep_sampler.target)
+    guidance = model.sample_cfg.get('guidance', 1.0)
+    guidance = guidance[0] if isinstance(guidance, (list, tuple)) else guidance
+    classes = [NO_CLASS, *range(model.num_classes)]
+    label = gr.Dropdown(classes, value=NO_CLASS, label='Class', elem_id='as')
+    keep = gr.Dropdown(list(model.keeps), value=default_keep, label='K')
+    with gr.Accordion('More', open=False):
+        seed = gr.Number(0, label='Seed', precision=0, minimum=0)
+        scale = gr.Slider(1, MAX_GUIDANCE, guidance, step=0.1, label='Guidance')
+    return [label, keep, seed, scale]
 
 
 def _canvas(gr: Any) -> Any:

@@ -147,6 +147,38 @@ def test_masks_go_where_their_image_goes() -> None:
     assert large[1][16:].all() and not large[1][:16].any()
 
 
+def test_a_mask_of_which_nothing_is_left_is_no_empty_one() -> None:
+    pixels, region = np.zeros((80, 120, 3), np.uint8), np.zeros((80, 120), bool)
+    region[40, 60] = region[:, 3] = True  # too thin, and cropped away
+    with pytest.raises(ValueError, match='marks 81 pixels, of which .* to 8×8 leaves'):
+        prepare_edit(Preparation(None, 8, 2), pixels, region)
+
+
+def test_a_photograph_that_lies_on_its_side(
+    edit: EditingInferencer, tmp_path: Path
+) -> None:
+    """Its mask is as it is seen, or lies on the same side."""
+    seen, mask = np.zeros((8, 12, 3), np.uint8), np.zeros((8, 12), np.uint8)
+    seen[:, :3], mask[4:] = 255, 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    names = {'seen': seen, 'mask': mask}
+    for name, pixels in names.items():
+        side = Image.fromarray(pixels).rotate(90, expand=True)
+        side.save(tmp_path / f'{name}.png', exif=exif)
+        side.save(tmp_path / f'{name}_plain.png')
+    photo = str(tmp_path / 'seen.png')
+    whole = edit(seen, mask=mask, label=1)[0]
+    assert whole['region'][:, 0].tolist() == [False] * 4 + [True] * 4
+    for given in (mask, str(tmp_path / 'mask.png')):
+        result = edit(photo, mask=given, label=1)[0]
+        assert np.array_equal(result['original'], whole['original'])
+        assert np.array_equal(result['region'], whole['region'])
+        assert result['index'].tolist() == whole['index'].tolist()
+    with pytest.raises(ValueError, match=r'of 12×8; give .* as it is shown, upright'):
+        edit(photo, mask=str(tmp_path / 'mask_plain.png'), label=1)
+
+
 def test_a_region_in_colour() -> None:
     shaded = shade_region(PIXELS, MASK)
     assert np.array_equal(shaded[~MASK], PIXELS[~MASK])
@@ -163,10 +195,12 @@ def test_bad_edits(edit: EditingInferencer, model: RandAR) -> None:
         (dict(mask=grey), r'mask holds 2 values from 0 to 100; give black \(0\) where'),
         (dict(mask=MASK & False), 'region of image 0 is empty, so that nothing'),
         (dict(mask=MASK | True), 'region of image 0 covers all 16 tokens'),
-        (dict(mask=[MASK * 255, MASK * 255]), 'mask holds 2 images; give one'),
+        (dict(mask=[MASK * 255, MASK * 255]), 'mask: it holds 2 images; give one'),
         (dict(mask='nothing.png'), '"nothing.png" does not exist'),
         (dict(label=3), 'labels hold the class 3; give classes from 0 to 2'),
-        (dict(num=0), 'num=0 makes no image; give at least 1'),
+        (dict(num=0), 'num=0 is no whole number of at least 1; that many variants'),
+        (dict(num=1.5), 'num=1.5 is no whole number'),
+        (dict(mask=MASK.astype(int)), 'mask: an array of int64 is no image; give uint'),
         (dict(mode='fast'), "mode='fast' is not known"),
         (dict(cache='full'), 'cache'),
         (dict(inputs=PIXELS.astype(int)), 'an array of int64 is no image'),

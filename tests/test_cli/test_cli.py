@@ -205,7 +205,7 @@ def test_edit(
     broken = ['edit', *model, str(tmp_path / 'broken.png'), '--mask', str(mask)]
     for given, text in (
         ([*words, '--class', '12'], 'labels hold the class 12; give classes from 0'),
-        ([*words, '--num', '0'], 'num=0 makes no image'),
+        ([*words, '--num', '0'], 'num=0 is no whole number of at least 1'),
         ([*words, '--keep', '5'], 'keep=5 is not known to this generator'),
         ([*words, '--num-steps', '5'], 'num_steps=5 is no option of sampling here'),
         ([*broken, '--out', str(out)], f'error: "{tmp_path}/broken.png"'),

@@ -181,6 +181,23 @@ def test_resumed_within_an_accumulation(images: Path, tmp_path: Path) -> None:
     assert_same(expected, found, lost=0)
 
 
+def test_a_neck_of_before_its_codes_had_an_order(images: Path, tmp_path: Path) -> None:
+    """Its weights begin a new run; its optimizer knows a parameter less."""
+    content = train(config(images, tmp_path / 'run', epochs=1))
+    for key in ('state_dict', 'ema_state_dict'):
+        for name in [name for name in content[key] if name.endswith('order.weight')]:
+            del content[key][name]
+    older = tmp_path / 'epoch_1.pth'
+    torch.save(content, older)
+    cfg = config(images, tmp_path / 'resumed', epochs=2, resume=True)
+    cfg.load_from = str(older)
+    with pytest.raises(ValueError, match='has no "neck.order.weight", .*load_from and'):
+        train(cfg)
+    cfg = config(images, tmp_path / 'new', epochs=1, load_from=str(older))
+    after = train(cfg)['ema_state_dict']['module.neck.order.weight']
+    assert after.any()  # it began with zeros, and learns
+
+
 @OPTIM_WRAPPERS.register_module(force=True)
 class BFloat16Wrapper(OptimWrapper):
     """Mixed precision on a CPU, which mmengine's ``AmpOptimWrapper`` refuses."""

@@ -120,7 +120,17 @@ def test_more_groups_than_places_are_refused() -> None:
 )
 def test_first_places_that_contradict_each_other_are_refused(first: list[int]) -> None:
     both = torch.tensor([[0, 3, 8], first])
-    check_first_places(both[:1], 9)
+    check_first_places(both[:1], (1, 3), 9)
     with pytest.raises(ValueError, match='of image 1 are not the first places') as why:
-        check_first_places(both, 9)
+        check_first_places(both, (2, 3), 9)
     assert str(first) in str(why.value)
+
+
+@pytest.mark.parametrize(
+    'first', [torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1]] * 2), torch.zeros(2, 3)]
+)
+def test_first_places_of_another_shape_or_type_are_refused(
+    first: torch.Tensor,
+) -> None:
+    with pytest.raises(ValueError, match='does not go with 3 codes of 2 images; give'):
+        check_first_places(first, (2, 3), 9)

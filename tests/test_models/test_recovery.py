@@ -209,9 +209,14 @@ def test_size_of_the_default() -> None:
     assert layers == 2 * layer + 2 * 384
 
 
-def test_an_odd_width_is_refused() -> None:
-    with pytest.raises(ValueError, match='embed_dims=15 .* even'):
-        learned(embed_dims=15, num_heads=3)
+def test_sizes_that_no_neck_has_are_refused() -> None:
+    for sizes, message in (
+        (dict(embed_dims=15, num_heads=3), 'embed_dims=15 .* even'),
+        (dict(code_layers=-1), 'code_layers=-1 of SourceRecovery is negative'),
+        (dict(num_classes=-1), 'num_classes=-1 .* give 0 for none'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            learned(**sizes)
 
 
 # ------------------------------------------------------- classes and first places
@@ -254,6 +259,35 @@ def test_the_map_has_the_first_places_that_are_given(make: object) -> None:
     assert torch.equal(made.tokens, recover_tokens(codes, best))
     with pytest.raises(ValueError, match='not the first places'):
         neck(codes, None, (3, 4), first=first.flip(1))
+
+
+@pytest.mark.parametrize(
+    ('make', 'labels', 'message'),
+    [
+        ('learned', [0, 1], 'num_classes=0 nothing; leave them out'),
+        ('told', [0], r'shape \(1,\) do not go with the codes of 2 images'),
+        ('told', [0, 4], r'labels in \[0, 4\] .*num_classes=3; give 0 to 2, or 3 for'),
+        ('told', [-1, 0], r'labels in \[-1, 0\]'),
+    ],
+)
+def test_classes_that_it_does_not_know_are_refused(
+    make: str, labels: list[int], message: str
+) -> None:
+    for neck in (globals()[make](), globals()[make]().train()):
+        for group in (None, (torch.arange(12) % 5).expand(2, -1)):
+            with pytest.raises(ValueError, match=message):
+                neck(signs(2, 5, 6), group, (3, 4), torch.tensor(labels))
+
+
+@torch.no_grad()
+def test_it_compiles_in_one_piece_whatever_it_is_told() -> None:
+    neck, codes = told(code_layers=1), signs(2, 5, 6)
+    first = torch.tensor([[0, 1, 4, 6, 11], [0, 8, 9, 10, 11]])
+    for given in ({}, dict(labels=torch.tensor([0, 3]), first=first)):
+        made = neck(codes, None, (3, 4), **given)
+        compiled = torch.compile(neck, fullgraph=True, backend='eager')
+        again = compiled(codes, None, (3, 4), **given)
+        assert torch.equal(made.tokens, again.tokens)
 
 
 def test_training_tells_them_of_half_of_the_samples() -> None:

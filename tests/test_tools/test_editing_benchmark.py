@@ -133,3 +133,6 @@ def test_a_run(
     ):
         with pytest.raises(ValueError, match=message):
             bench.main([*words, *more])
+    with pytest.raises(SystemExit):
+        bench.main([*words, '--number', '0'])
+    assert '0 is not a whole number above 0' in capsys.readouterr().err

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from tiny_mergevq import build_model, run_cfg, write_images
 
 from mergevq_mm.models.utils.possible_maps import best_possible_map
+from mergevq_mm.utils.checkpoint import load_pretrained
 from mergevq_mm.utils.config import load_config
 
 FOLDER = Path(__file__).parents[2] / 'tools' / 'benchmarks'
@@ -108,6 +109,25 @@ def test_trains_a_neck_and_writes_it_beside_the_rest(
     assert run(tool, files, *flags) == rows
 
 
+@pytest.mark.parametrize('wrapper', ['plain', 'wrapped'])
+def test_the_new_neck_is_found_whatever_the_file_was(
+    tool: ModuleType, files: dict[str, str], tmp_path: Path, wrapper: str
+) -> None:
+    """Weights without a container, and under the names of a distributed wrapper."""
+    state = torch.load(files['weights.pth'])['state_dict']
+    if wrapper == 'wrapped':
+        state = {'state_dict': {f'module.{k}': v for k, v in state.items()}}
+    torch.save(state, tmp_path / 'weights.pth')
+    files = {**files, 'weights.pth': str(tmp_path / 'weights.pth')}
+    out = str(tmp_path / 'deep' / 'new.pth')
+    run(tool, files, '--keep', '9', '--epochs', '0.1', '--out', out)
+    model, before = build_model(), torch.load(tmp_path / 'weights.pth')
+    load_pretrained(model, before, min_matched=1.0)
+    old = model.neck.key.weight.clone()
+    report = load_pretrained(model, out, min_matched=1.0)
+    assert not report.unexpected and not torch.equal(model.neck.key.weight, old)
+
+
 def test_the_judge_names_what_it_sees(
     tool: ModuleType, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,9 +168,18 @@ def test_refuses_a_neck_that_predicts_nothing(
         run(tool, {**files, 'config.py': str(tmp_path / 'config.py')})
 
 
-def test_out_needs_a_training(
-    tool: ModuleType, files: dict[str, str], capsys: pytest.CaptureFixture
+def test_refuses_flags_before_it_works(
+    tool: ModuleType,
+    files: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    with pytest.raises(SystemExit):
-        run(tool, files, '--out', files['out'])
-    assert 'give --epochs' in capsys.readouterr().err
+    for flags, message in (
+        (['--out', files['out']], 'give --epochs'),
+        (['--epochs', '-1'], '--epochs -1 is no length: give at least 0'),
+        (['--epochs', 'nan'], '--epochs nan is no length'),
+        (['--epochs', '1', '--out', str(tmp_path)], 'is a folder: give the path of a'),
+    ):
+        with pytest.raises(SystemExit):
+            run(tool, files, *flags)
+        assert message in capsys.readouterr().err

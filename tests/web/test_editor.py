@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from mergevq_mm.apis import EditingInferencer
+from mergevq_mm.apis.editing_inferencer import Edit
+from mergevq_mm.apis.preparation import Preparation
 from mergevq_mm.web.editor import canvas_of, draw_anew, painted
 from mergevq_mm.web.uploads import ForeignFileError, store_upload, temporary_folder
 
@@ -46,6 +48,29 @@ def test_what_is_painted_is_drawn(edit: EditingInferencer) -> None:
     mask[:, 4:] = True
     _, note = draw_anew(edit, IMAGE, None, 'right half', 'none', 16, 0, 1)
     assert note.startswith('**50% of the tokens**')
+
+
+def test_what_is_painted_is_prepared_once(
+    edit: EditingInferencer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many a validation resizes to more than it crops."""
+    pipeline = [
+        dict(type='mergevq_mm.LoadImage'),
+        dict(type='mmpretrain.ResizeEdge', scale=16, edge='short'),
+        dict(type='mmpretrain.CenterCrop', crop_size=8),
+    ]
+    monkeypatch.setattr(edit, 'preparation', Preparation(pipeline, 8, 2))
+    image = IMAGE.repeat(2, 0).repeat(2, 1)
+    canvas = canvas_of(edit, image)
+    assert np.array_equal(canvas[::40, ::40], image[4:12, 4:12])
+    page, note = draw_anew(edit, image, None, 'right half', 'none', 16, 0, 1)
+    assert note.startswith('**50% of the tokens**')
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[:, 4:] = True
+    seen = {tuple(one) for one in page.reshape(-1, 3).tolist()}
+    (made,) = edit.forward([Edit('', '', image[4:12, 4:12], mask, 0)], keep=16, seed=0)
+    for shown in (made['original'], made['image']):
+        assert {tuple(pixel) for pixel in shown.reshape(-1, 3).tolist()} <= seen
 
 
 @pytest.mark.parametrize(

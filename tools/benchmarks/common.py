@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser, repeats: int | None = None) -
     if repeats is not None:
         parser.add_argument(
             '--repeats',
-            type=_positive,
+            type=positive,
             default=repeats,
             help=f'turns of each variant; the median counts (default: {repeats})',
         )
-    parser.add_argument('--threads', type=_positive, help='threads of torch on a CPU')
+    parser.add_argument('--threads', type=positive, help='threads of torch on a CPU')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--json', type=Path, help='also write the numbers to this file')
 
@@ -297,7 +297,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     """A whole number above 0, for argparse."""
     value = int(text)
     if value < 1:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from common import Report, add_arguments, run_main, start
+from common import Report, add_arguments, positive, run_main, start
 from mmengine.config import DictAction
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
@@ -67,9 +67,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--parts', nargs='+', choices=list(PARTS), default=list(PARTS), metavar='PART'
     )
     parser.add_argument(
-        '--number', type=int, default=1000, help='images, evenly spread. Default: 1000'
+        '--number',
+        type=positive,
+        default=1000,
+        help='images, evenly spread. Default: 1000',
     )
-    parser.add_argument('--batch-size', type=int, default=100)
+    parser.add_argument('--batch-size', type=positive, default=100)
     parser.add_argument('--keep', type=int, help="K. Default: the config's")
     parser.add_argument(
         '--png', type=Path, help='also draw ten images, their parts, and their edits'

@@ -151,7 +151,8 @@ def train(
     while step < steps:
         for images in load('train', views=True):
             codes, _, group = encode(parts, images.pixels, sampler(step))
-            logits = neck(codes, group, grid, images.labels).logits
+            labels = images.labels if neck.num_classes else None
+            logits = neck(codes, group, grid, labels).logits
             loss = source_cross_entropy(logits, group)
             optimizer.zero_grad()
             loss.backward()
@@ -171,15 +172,14 @@ def train(
 
 def write(parts: TokenizerParts, args: argparse.Namespace) -> None:
     """Write the checkpoint's weights with the new neck in the place of its own."""
-    from mergevq_mm.utils.checkpoint_file import load_checkpoint_file
+    from mergevq_mm.utils import checkpoint
     from mergevq_mm.utils.fileio import write_atomically
 
-    content = load_checkpoint_file(args.checkpoint)
-    weights = {
-        name: value
-        for name, value in content['state_dict'].items()
-        if not name.startswith('neck.')
-    }
+    content = checkpoint.load_checkpoint_file(args.checkpoint)
+    found = checkpoint.get_state_dict(content)
+    # Under plain names, or the old neck would be found under those of a wrapper.
+    weights = checkpoint.normalize_keys(found, parts.state_dict())
+    weights = {k: v for k, v in weights.items() if not k.startswith('neck.')}
     for name, value in parts.neck.state_dict().items():
         weights[f'neck.{name}'] = value.cpu()
     buffer = io.BytesIO()

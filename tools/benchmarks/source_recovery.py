@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from common import Report, add_arguments, run_main, start
+from common import Report, add_arguments, positive, run_main, start
 from mmengine.config import DictAction
 from neck_training import READS, Loader, encode, read_parts, train, write
 from torch import Tensor
@@ -38,8 +38,6 @@ from mergevq_mm.models.utils.possible_maps import best_possible_map
 
 if TYPE_CHECKING:
     from mergevq_mm.models.generators.tokenizer import TokenizerParts
-
-Judge = Callable[[Tensor], Tensor]  # from images in [-1, 1] to classes
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,7 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--lr', type=float, default=2e-3, help='its peak. Default: 2e-3'
     )
     parser.add_argument(
-        '--batch-size', type=int, default=64, help='images a batch. Default: 64'
+        '--batch-size', type=positive, default=64, help='images a batch. Default: 64'
     )
     parser.add_argument('--out', type=Path, help='checkpoint to write, with --epochs')
     parser.add_argument(
@@ -79,8 +77,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_arguments(parser)
     args = parser.parse_args(argv)
+    if not 0 <= args.epochs < float('inf'):
+        parser.error(f'--epochs {args.epochs:g} is no length: give at least 0')
     if args.out is not None and not args.epochs:
         parser.error('--out writes a neck that was trained here: give --epochs')
+    if args.out is not None and args.out.is_dir():
+        parser.error(f'--out "{args.out}" is a folder: give the path of a file')
     return args
 
 

@@ -145,8 +145,8 @@ def tokenize_known(
         KnownCodes, optional: Of B images; None where neither is given.
 
     Raises:
-        ValueError: If the images are not B or do not fit, the region does not, or one
-            of the two is missing.
+        ValueError: If the images are not B, not in [-1, 1] or do not fit, the region
+            does not, or one of the two is missing.
     """
     if images is None and region is None:
         return None
@@ -156,10 +156,16 @@ def tokenize_known(
             f'{lacks}=None, but an edit needs an image (known) and what of it to draw '
             'anew (region); give both, or neither.'
         )
-    if images.ndim != 4 or len(images) not in (1, count):
+    if images.ndim != 4 or len(images) not in (1, count) or images.shape[1] != 3:
         raise ValueError(
             f'known of shape {tuple(images.shape)} is not {count} images; give '
             f'{count}x3xHxW, or 1x3xHxW, one for all.'
+        )
+    low, high = torch.stack(images.aminmax()).tolist()
+    if not (images.is_floating_point() and -1 <= low and high <= 1):
+        raise ValueError(
+            f'known holds {images.dtype} in [{low:g}, {high:g}]; give floating point '
+            'numbers in [-1, 1], black to white.'
         )
     index, group = tokenizer.encode(images, keep)[:2]  # refuses another size
     free = read_region(region, count, tuple(images.shape[-2:]), tokenizer.grid)

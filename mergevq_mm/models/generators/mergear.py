@@ -171,8 +171,7 @@ class MergeAR(CodeGenerator):
                 torch.compile, at the first use), or 'graph' (CUDA graphs). Defaults to
                 'eager'.
             known (KnownCodes, optional): Images to keep but for a region, which has to
-                end the raster: what is drawn knows of what came before alone. It takes
-                as many passes as without. Defaults to None.
+                end the raster; it takes as many passes as without. Defaults to None.
             **options: ``temperature``, ``top_k``, ``top_p``, ``guidance`` (one number,
                 or one a part) and ``guidance_schedule``.
 
@@ -197,17 +196,21 @@ class MergeAR(CodeGenerator):
             )
         else:
             index = decode_raster(decoding, prefix, make_step(step, decoding))
-        number, store = labels.shape[0], decoding.cache.store
-        stats = {
-            'distinct': decoding.cache.distinct[:number],
-            'occupied': decoding.cache.occupied[:number],
+        stats = {**self._cache_stats(decoding.cache, labels), 'passes': passes}
+        complete = index.shape[1] == self.tokenizer.length
+        return SampledCodes(index, keep, complete, stats)
+
+    @staticmethod
+    def _cache_stats(cache: TokenCache, labels: Tensor) -> dict[str, Tensor]:
+        """What a cache holds for each sample."""
+        number, store = labels.shape[0], cache.store
+        return {
+            'distinct': cache.distinct[:number],
+            'occupied': cache.occupied[:number],
             'cache_slots': torch.full_like(labels, store.slots),
             'cache_bytes': torch.full_like(labels, store.nbytes // number),
             'cache_peak_bytes': torch.full_like(labels, store.peak_bytes // number),
-            'passes': passes,
         }
-        complete = index.shape[1] == self.tokenizer.length
-        return SampledCodes(index, keep, complete, stats)
 
     def start_decoding(
         self,

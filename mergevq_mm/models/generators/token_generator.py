@@ -18,7 +18,7 @@ from mergevq_mm.registry import MODELS
 from ..utils.keep_sampling import KeepSampler
 from .data_parallel import guarded_train_step
 from .data_preprocessor import GeneratorDataPreprocessor
-from .editing import place_codes, tokenize_known
+from .editing import KnownCodes, place_codes, tokenize_known
 from .generation_request import (
     ImageCounter,
     labels_of,
@@ -238,14 +238,12 @@ class TokenGenerator(BaseModel):
 
         An edit keeps the codes of all places outside of the region, to the bit; the
         decoder looks at neighbours, so that their pixels may change a little. RandAR
-        draws any region; merged, at K < L, those of its tokens that lie wholly in it
-        (see :mod:`.editing`). MergeAR, which draws in raster order, takes a region that
-        reaches to the end of the raster.
+        draws any region (at K < L the tokens that lie wholly in it, see
+        :mod:`.editing`), MergeAR one that reaches to the end of the raster.
 
         Args:
-            labels (Tensor | Sequence[int], optional): B classes; None draws without a
-                class (and without guidance), as many as there are seeds or known
-                images.
+            labels (Tensor | Sequence[int], optional): B classes; None draws without
+                class and guidance, as many as there are seeds or known images.
             keep (int, optional): K. Defaults to None, that of ``sample_cfg``.
             seed (int, optional): Of the whole batch, image i draws from stream i.
                 Defaults to None, that of ``sample_cfg``.
@@ -274,25 +272,31 @@ class TokenGenerator(BaseModel):
         default_seed = cfg.pop('seed', 0)
         keep = self.check_keep(default_keep if keep is None else keep)
         if seeds is None:
-            seed = default_seed if seed is None else seed
-            seeds = seeds_of(seed, range(len(labels)))
+            seeds = seeds_of(default_seed if seed is None else seed, range(len(labels)))
         if len(seeds) != len(labels):
             raise ValueError(
                 f'seeds are {len(seeds)} for {len(labels)} labels; give one for each.'
             )
-        known = None if known is None else known.to(self.device)
+        known = None if known is None else torch.as_tensor(known).to(self.device)
         with evaluating(self):
             kept = tokenize_known(self.tokenizer, known, region, keep, len(labels))
             if kept is not None:
                 cfg['known'] = kept
             drawn = self.sample_codes(labels, keep, seeds, **cfg)
-            told = {}
-            if not drawn.complete and self.tokenizer.num_classes == self.num_classes:
-                told['labels'] = labels
-            drawn = place_codes(self.tokenizer, drawn, kept, **told)
-            images = self.tokenizer.decode(
-                drawn.index, self.grid, drawn.complete, **told
-            )
+            return self._decoded(drawn, kept, labels)
+
+    def _decoded(
+        self, drawn: SampledCodes, kept: KnownCodes | None, labels: Tensor
+    ) -> tuple[Tensor, SampledCodes]:
+        """Codes, those of an edit on the raster, and their images.
+
+        The recovery is told the classes if it knows as many.
+        """
+        told = {}
+        if not drawn.complete and self.tokenizer.num_classes == self.num_classes:
+            told['labels'] = labels
+        drawn = place_codes(self.tokenizer, drawn, kept, **told)
+        images = self.tokenizer.decode(drawn.index, self.grid, drawn.complete, **told)
         return images.clamp(-1, 1), drawn
 
     def _classes(
@@ -361,6 +365,11 @@ class TokenGenerator(BaseModel):
 
     def check_labels(self, labels: Tensor) -> Tensor:
         """Refuse classes that are not there; B int64."""
+        if labels.is_floating_point() or not labels.numel():
+            raise ValueError(
+                f'labels={labels.tolist()} are no classes; give at least one whole '
+                'number.'
+            )
         labels = labels.flatten().long()
         bad = labels[(labels < 0) | (labels >= self.num_classes)]
         if len(bad):

@@ -87,7 +87,7 @@ class SourceRecovery(BaseModule):
         init_cfg (dict, optional): Initialization. Defaults to None.
 
     Raises:
-        ValueError: If the width is odd.
+        ValueError: If the width is odd, or a number of layers or classes negative.
     """
 
     learned = True
@@ -107,11 +107,7 @@ class SourceRecovery(BaseModule):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        if embed_dims % 2:
-            raise ValueError(
-                f'embed_dims={embed_dims} of SourceRecovery is odd, but it shows ranks '
-                'as sines and as many cosines; choose an even width.'
-            )
+        _check_sizes(embed_dims, code_layers=code_layers, num_classes=num_classes)
         self.bits = bits
         self.num_classes = num_classes
         self.detach = detach
@@ -145,9 +141,8 @@ class SourceRecovery(BaseModule):
         self.first = nn.Linear(embed_dims, embed_dims) if first_places else None
         init_transformer(self)
         for name, parameter in self.named_parameters():
-            if name.endswith(
-                'in_proj_weight'
-            ):  # nn.TransformerDecoder copies one layer
+            # nn.TransformerDecoder copies one layer.
+            if name.endswith('in_proj_weight'):
                 nn.init.xavier_uniform_(parameter)
         nn.init.trunc_normal_(self.query, std=0.02)
         if num_classes:
@@ -180,11 +175,14 @@ class SourceRecovery(BaseModule):
             RecoveredTokens: Tokens B×L×d and logits B×L×K float32.
 
         Raises:
-            ValueError: If a map is to be predicted for more codes than positions, or
-                for first places that contradict each other.
+            ValueError: If a map is to be predicted for more codes than positions or
+                for first places that contradict each other, or the classes are not
+                those of so many images.
         """
+        if labels is not None:
+            self._check_labels(labels, len(codes))
         if first is not None:
-            check_first_places(first, grid[0] * grid[1])
+            check_first_places(first, codes.shape[:2], grid[0] * grid[1])
         told = (labels, first)
         if self.training and group is not None:
             told = self._half_of(labels, group, codes.shape[1])
@@ -225,6 +223,28 @@ class SourceRecovery(BaseModule):
         with no_autocast(refined):
             return refined.float() @ keys.float() / keys.shape[1] ** 0.5
 
+    def _check_labels(self, labels: Tensor, batch: int) -> None:
+        """Refuse classes that the neck does not know; it waits for the device."""
+        if not self.num_classes:
+            raise ValueError(
+                f'labels of shape {tuple(labels.shape)} tell a SourceRecovery of '
+                'num_classes=0 nothing; leave them out, or train one that takes them.'
+            )
+        if tuple(labels.shape) != (batch,):
+            raise ValueError(
+                f'labels of shape {tuple(labels.shape)} do not go with the codes of '
+                f'{batch} images; give a class for each.'
+            )
+        if torch.compiler.is_compiling() or labels.is_meta or not batch:
+            return
+        low, high = torch.stack(labels.aminmax()).tolist()
+        if low < 0 or high > self.num_classes:
+            raise ValueError(
+                f'labels in [{low}, {high}] are not those of num_classes='
+                f'{self.num_classes}; give 0 to {self.num_classes - 1}, or '
+                f'{self.num_classes} for none.'
+            )
+
     def _half_of(
         self, labels: Tensor | None, group: Tensor, keep: int
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -250,3 +270,17 @@ class SourceRecovery(BaseModule):
     def _complete_older(self, state_dict: dict, prefix: str, *args: object) -> None:
         """Let weights of before the order was known be loaded as they were."""
         complete_older_neck(state_dict, {prefix + 'order.weight': self.order.weight})
+
+
+def _check_sizes(embed_dims: int, **numbers: int) -> None:
+    """Refuse what no neck can be made of."""
+    if embed_dims % 2:
+        raise ValueError(
+            f'embed_dims={embed_dims} of SourceRecovery is odd, but it shows ranks as '
+            'sines and as many cosines; choose an even width.'
+        )
+    for name, value in numbers.items():
+        if value < 0:
+            raise ValueError(
+                f'{name}={value} of SourceRecovery is negative; give 0 for none.'
+            )

@@ -19,6 +19,8 @@ m at the earliest and at L - K + m at the latest: K·(L - K + 1) gains are looke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -101,19 +103,28 @@ def _best_beginnings(scores: Tensor, most: Tensor) -> Tensor:
     return torch.cat(late_by[::-1], dim=1) + torch.arange(keep, device=scores.device)
 
 
-def check_first_places(first: Tensor, length: int) -> None:
+def check_first_places(first: Tensor, shape: Sequence[int], length: int) -> None:
     """Refuse first places that no map has.
 
     It waits for the device: for the entry, not for a loop.
 
     Args:
         first (Tensor): First raster place of each group, B×K int64.
+        shape (Sequence[int]): Images and groups that it should be of, B and K.
         length (int): Number of places, L.
 
     Raises:
-        ValueError: If the first group does not begin at place 0, a group not after the
-            one before it, or one beyond the last place.
+        ValueError: If it has another shape or type, the first group does not begin at
+            place 0, a group not after the one before it, or one beyond the last place.
     """
+    if tuple(first.shape) != tuple(shape) or first.dtype != torch.int64:
+        raise ValueError(
+            f'first of shape {tuple(first.shape)} and {first.dtype} does not go with '
+            f'{shape[1]} codes of {shape[0]} images; give the first place of each '
+            'group, BxK int64.'
+        )
+    if torch.compiler.is_compiling() or first.is_meta:
+        return
     rises = (first[:, 1:] > first[:, :-1]).all(dim=1)
     possible = rises & (first[:, 0] == 0) & (first[:, -1] < length)
     if not possible.all():
