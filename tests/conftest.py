@@ -63,3 +63,12 @@ def open_log_files() -> Iterator[None]:
         for handler in list(logger.handlers):
             if isinstance(handler, logging.FileHandler) and handler.stream is None:
                 logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def gradients() -> Iterator[None]:
+    """Tell which test leaves gradients off; the next ones would fail without them."""
+    yield
+    was = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert was, 'this test has switched gradients off for those behind it'
