@@ -123,6 +123,8 @@ def _at_most(number: int) -> Iterator[None]:
             return call(*args, **(kwargs or {}))
 
     with contextlib.ExitStack() as stack:
+        # The call that is one too many may be the one that switches gradients on again.
+        stack.enter_context(torch.set_grad_enabled(torch.is_grad_enabled()))
         for kind in ('parameter', 'buffer', 'module'):
             hook = getattr(torch_module, f'register_module_{kind}_registration_hook')
             stack.callback(hook(step).remove)

@@ -28,7 +28,6 @@ FLOOR = -1e6  # below the best group of a place; less counts as impossible
 STEP = 2.0**-24  # of the whole numbers that scores are summed as
 
 
-@torch.no_grad()
 def best_possible_map(scores: Tensor, first: Tensor | None = None) -> Tensor:
     """The possible map whose places have the highest sum of scores.
 
@@ -76,7 +75,7 @@ def _whole_numbers(scores: Tensor) -> Tensor:
     Sums of these are exact: the same on any device, in whatever order it adds. (In
     float32 those of many places are rounded; CUDA sums them in no fixed order.)
     """
-    scores = scores.float().nan_to_num(FLOOR, posinf=-FLOOR, neginf=2 * FLOOR)
+    scores = scores.detach().float().nan_to_num(FLOOR, posinf=-FLOOR, neginf=2 * FLOOR)
     scores = (scores - scores.amax(dim=2, keepdim=True)).clamp(min=FLOOR)
     return (scores / STEP).round().long()
 
