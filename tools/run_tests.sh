@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up .venv if needed and run the tests (under 10 minutes on two cores).
+# Set up .venv if needed and run the tests.
 #
 #   bash tools/run_tests.sh                    all but the parts below
 #   bash tools/run_tests.sh -m "not slow"      arguments go to pytest
