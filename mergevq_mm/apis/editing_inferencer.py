@@ -16,6 +16,12 @@ from .outputs import check_apart
 from .preparation import Preparation
 
 BLACK = (0, 0, 0)
+# Rows and columns from and to which a region reaches, as shares of the image.
+REGIONS = {
+    'lower half': (0.5, 1, 0, 1),
+    'right half': (0, 1, 0.5, 1),
+    'centre': (0.25, 0.75, 0.25, 0.75),
+}
 
 
 class Edit(NamedTuple):
@@ -261,3 +267,20 @@ def prepare_edit(
             'centre.'
         )
     return prepare(pixels), kept
+
+
+def named_region(name: str, size: tuple[int, int]) -> np.ndarray:
+    """The mask of a ready-made region.
+
+    Args:
+        name (str): Of :data:`REGIONS`.
+        size (tuple[int, int]): Height and width of the image.
+
+    Returns:
+        np.ndarray: H×W bool.
+    """
+    top, bottom, left, right = REGIONS[name]
+    mask = np.zeros(size, dtype=bool)
+    rows = slice(round(size[0] * top), round(size[0] * bottom))
+    mask[rows, round(size[1] * left) : round(size[1] * right)] = True
+    return mask

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mergevq_mm.apis import EditingInferencer
-from mergevq_mm.apis.editing_inferencer import Edit
+from mergevq_mm.apis.editing_inferencer import REGIONS, Edit, named_region
 
 from .parts import image_choice, picture, words_of
 from .uploads import ForeignFileError, read_upload
@@ -23,12 +23,6 @@ MAX_SEED = 2**32 - 1
 VARIANTS = 4
 MAX_LAYERS = 4
 PAINTED = 'painted'
-# Rows and columns from and to which a region reaches, as shares of the image.
-REGIONS = {
-    'lower half': (0.5, 1, 0, 1),
-    'right half': (0, 1, 0.5, 1),
-    'centre': (0.25, 0.75, 0.25, 0.75),
-}
 START = 'Pick an image, say what is to be drawn anew, and press the button.'
 
 
@@ -90,7 +84,7 @@ def marked_pixels(
     Args:
         canvas (np.ndarray): Of :func:`canvas_of`.
         pixels (np.ndarray): The image that it shows, H×W×3.
-        region (Any): 'painted', or one of :data:`REGIONS`.
+        region (Any): 'painted', or a name of a ready-made one.
         payload (Any): See :func:`painted`.
 
     Returns:
@@ -101,11 +95,7 @@ def marked_pixels(
     """
     rows, columns = pixels.shape[:2]
     if choice('Region', region, [PAINTED, *REGIONS]) != PAINTED:
-        top, bottom, left, right = REGIONS[region]
-        mask = np.zeros((rows, columns), dtype=bool)
-        here = slice(round(rows * top), round(rows * bottom))
-        mask[here, round(columns * left) : round(columns * right)] = True
-        return mask
+        return named_region(region, (rows, columns))
     scale = canvas.shape[0] // rows
     # H·s×W·s -> H×s×W×s: a pixel is in the region if any of it is painted.
     marked = painted(payload, canvas.shape).reshape(rows, scale, columns, scale)

@@ -27,6 +27,7 @@ from common import Report, add_arguments, positive, run_main, start
 from mmengine.config import DictAction
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
+from mergevq_mm.apis.editing_inferencer import REGIONS, named_region
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from generate import build_generator
@@ -38,12 +39,7 @@ if TYPE_CHECKING:
     from mergevq_mm.evaluation.metrics import ClassConsistency
     from mergevq_mm.models.generators.code_generator import CodeGenerator
 
-# Rows from and to, columns from and to, as shares of the image.
-PARTS = {
-    'lower': (0.5, 1, 0, 1),
-    'right': (0, 1, 0.5, 1),
-    'centre': (0.25, 0.75, 0.25, 0.75),
-}
+PARTS = {name.split()[0]: name for name in REGIONS}
 COLUMNS = {
     'name': 'part, by class or without',
     'edited': 'edited|d',
@@ -78,7 +74,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--png', type=Path, help='also draw ten images, their parts, and their edits'
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    add_arguments(parser, repeats=1)
+    add_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -121,15 +117,6 @@ def batches(
         yield ready['inputs'], labels.to(model.device)
 
 
-def mask_of(part: str, size: tuple[int, int]) -> Tensor:
-    """A part of images as H×W bool."""
-    top, bottom, left, right = PARTS[part]
-    mask = torch.zeros(size, dtype=torch.bool)
-    rows = slice(round(top * size[0]), round(bottom * size[0]))
-    mask[rows, round(left * size[1]) : round(right * size[1])] = True
-    return mask
-
-
 def right(judge: ClassConsistency, images: Tensor, labels: Tensor) -> list[bool]:
     """Whether the judge sees each image's class."""
     pixels = images.clamp(-1, 1).add(1).mul(127.5).round().flip(1)  # BGR
@@ -163,7 +150,7 @@ def edit_all(
     shown: list[Tensor] = []
     done = 0
     for images, labels in data:
-        mask = mask_of(part, tuple(images.shape[-2:]))
+        mask = torch.from_numpy(named_region(PARTS[part], tuple(images.shape[-2:])))
         known = tokenize_known(model.tokenizer, images, mask, keep, len(images))
         free = known.free if keep == model.tokenizer.length else known.free_groups()
         if getattr(model, 'sequence', None) == 'raster':

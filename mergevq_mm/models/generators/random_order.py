@@ -21,7 +21,7 @@ from .kv_store import KVStore, SlotMemory
 from .rotary import rotate
 
 # Share of the codes that is drawn after a share of the steps. The cosine is RandAR's;
-# the arc cosine, its inverse, draws a ninth of 144 codes in the last of 64 steps.
+# the arc cosine draws a ninth of 144 codes in the last of 64 steps.
 LAWS: dict[str, Callable[[float], float]] = {
     'cosine': lambda share: 1 - math.cos(math.pi / 2 * share),
     'arccos': lambda share: 1 - math.acos(share) / (math.pi / 2),
@@ -163,19 +163,24 @@ class ParallelDecoding(CodeDrawing):
         Returns:
             Tensor: Contexts of the instructions, (rows·B)×n×D.
         """
-        asked, old = self.factors(last, asked_last), self.factors(0, last)
-        stays = torch.cat(
-            [self.network.factors[:, : self.prefix], interleave(old, old)], dim=1
-        )
-        finished = stays.shape[1] - known.shape[1]
+        number = known.shape[1]
+        finished = self.prefix + 2 * last - number
+        asked = self.factors(last, asked_last)
+        if finished:  # the pairs of the last step
+            old = self.factors(last - number // 2, last)
+            stays = interleave(old, old)
+        else:
+            old = self.factors(0, last)
+            stays = torch.cat(
+                [self.network.factors[:, : self.prefix], interleave(old, old)], dim=1
+            )
         tokens = instruct(self.instruction, asked).repeat(self.rows, 1, 1)
         x = torch.cat([known, tokens], dim=1)
-        factors = torch.cat([stays[:, finished:], asked], dim=1)
-        mask = parallel_mask(finished, known.shape[1], tokens.shape[1], x.device)
+        factors = torch.cat([stays, asked], dim=1).repeat(self.rows, 1, 1, 1)
+        mask = parallel_mask(finished, number, tokens.shape[1], x.device)
         memory = SlotMemory(self.store, finished, read=finished + x.shape[1])
-        factors = factors.repeat(self.rows, 1, 1, 1)
         x = self.network.transformer(x, factors, mask, memory)
-        return x[:, known.shape[1] :]
+        return x[:, number:]
 
     def pairs(self, code: Tensor, first: int, last: int) -> Tensor:
         """Instructions and their codes, (rows·B)×2n×D."""

@@ -224,7 +224,10 @@ class SourceRecovery(BaseModule):
             return refined.float() @ keys.float() / keys.shape[1] ** 0.5
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
-        """Refuse classes that the neck does not know; it waits for the device."""
+        """Refuse classes that the neck does not know.
+
+        Outside of training it waits for the device, to look at them.
+        """
         if not self.num_classes:
             raise ValueError(
                 f'labels of shape {tuple(labels.shape)} tell a SourceRecovery of '
@@ -235,7 +238,8 @@ class SourceRecovery(BaseModule):
                 f'labels of shape {tuple(labels.shape)} do not go with the codes of '
                 f'{batch} images; give a class for each.'
             )
-        if torch.compiler.is_compiling() or labels.is_meta or not batch:
+        unseen = self.training or torch.compiler.is_compiling() or labels.is_meta
+        if unseen or not batch:
             return
         low, high = torch.stack(labels.aminmax()).tolist()
         if low < 0 or high > self.num_classes:
