@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from .factorized_head import FactorizedEmbedding, FactorizedHead
+from .first_places import Beginnings, split_places
 from .kv_store import KVStore
 from .sampling import draw, filter_logits, guidance_scale, guide
 from .transformer import CausalTransformer
@@ -123,12 +125,15 @@ class CodeDrawing:
         rule (SamplingRule): How to draw.
         noise (Tensor): For each code, B×n×parts, in [0, 1).
         index (Tensor): The codes, B×n int64, filled in.
+        beginnings (Beginnings, optional): Where groups may begin, where that is the
+            first part of a code. Defaults to None.
     """
 
     network: DecodingNetwork
     rule: SamplingRule
     noise: Tensor
     index: Tensor
+    beginnings: Beginnings | None = field(default=None, kw_only=True)
     scale: Tensor = field(init=False)
     scratch: dict[int, KVStore] = field(init=False, default_factory=dict)
 
@@ -140,13 +145,29 @@ class CodeDrawing:
         """int: Sequences for each sample, 1 or 2."""
         return 2 if self.rule.guided else 1
 
-    def draw_codes(self, context: Tensor, noise: Tensor, scale: Tensor) -> Tensor:
+    def begun(self, there: Tensor) -> Tensor:
+        """Where groups begin that are there (B×K bool), B×K int64, -1 for others."""
+        first = split_places(self.index, self.beginnings.bits)[1]
+        return first.masked_fill(~there, -1)
+
+    def draw_codes(
+        self,
+        context: Tensor,
+        noise: Tensor,
+        scale: Tensor,
+        begins: Tensor | None = None,
+        ranks: Tensor | None = None,
+    ) -> Tensor:
         """Draw a code for each context, part by part.
 
         Args:
             context (Tensor): (rows·B)×n×D.
             noise (Tensor): For each place and part, B×n×parts.
             scale (Tensor): Guidance at each place and part, …n×parts.
+            begins (Tensor, optional): Where groups begin that are there, B×K int64, -1
+                for others, where ``beginnings`` are drawn. Defaults to None.
+            ranks (Tensor, optional): Then, of the groups to draw, B×n int64. Defaults
+                to None.
 
         Returns:
             Tensor: B×n int64.
@@ -154,6 +175,11 @@ class CodeDrawing:
 
         def choose(part: int, logits: Tensor, before: Tensor | None) -> Tensor:
             logits = self.rule.guide(part, logits, scale)
+            if part == 0 and self.beginnings is not None:
+                choose_place = partial(self.rule.choose, 0)
+                return self.beginnings.choose(
+                    begins, ranks, choose_place, logits, noise
+                )
             logits = self.restricted(logits, part, before)
             return self.rule.choose(part, logits, noise)
 

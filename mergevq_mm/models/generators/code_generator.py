@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..quantizers.lfq_functional import split_index
+from ..utils.group_map import first_occurrence
 from .architectures import resolve_architecture
 from .code_drawing import SamplingRule
+from .editing import KnownCodes
 from .factorized_head import FactorizedEmbedding, FactorizedHead
+from .first_places import Beginnings, join_places, place_bits, split_places
 from .rotary import no_position
 from .sampling import check_sampling
 from .token_generator import TokenGenerator
@@ -35,6 +38,9 @@ class CodeGenerator(TokenGenerator):
             guidance. Defaults to 0.1.
         dropout (float): In the transformer and after the embeddings. Defaults to 0.1.
         label_smoothing (float): Defaults to 0.
+        first_places (bool): Whether the first part of a token is the place where its
+            group begins, for a generator of the K codes; see :mod:`.first_places`.
+            Defaults to False.
         sample_cfg (dict, optional): Arguments of ``sample_codes``. Defaults to None.
         data_preprocessor (dict, optional): Defaults to None.
         init_cfg (dict, optional): Initialization. Defaults to None.
@@ -53,6 +59,7 @@ class CodeGenerator(TokenGenerator):
         class_dropout: float = 0.1,
         dropout: float = 0.1,
         label_smoothing: float = 0.0,
+        first_places: bool = False,
         sample_cfg: dict | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
@@ -60,7 +67,8 @@ class CodeGenerator(TokenGenerator):
         super().__init__(
             tokenizer, num_classes, keep, sample_cfg, data_preprocessor, init_cfg
         )
-        split = self.tokenizer.split
+        self.place_bits = place_bits(self.tokenizer.length) if first_places else 0
+        split = (self.place_bits,) * first_places + tuple(self.tokenizer.split)
         if not 0 <= class_dropout < 1:
             raise ValueError(
                 f'class_dropout={class_dropout} lies outside [0, 1); it is the share '
@@ -117,6 +125,38 @@ class CodeGenerator(TokenGenerator):
             tokens.append(self.keep_embedding(row))
         return torch.stack(tokens, dim=1)
 
+    def tokens(self, index: Tensor, group: Tensor) -> Tensor:
+        """What stands for the K groups of images in a sequence.
+
+        Args:
+            index (Tensor): Codes, B×K int64.
+            group (Tensor): Group of each raster position, B×L int64.
+
+        Returns:
+            Tensor: B×K int64: the codes, or codes and first places.
+        """
+        if not self.place_bits:
+            return index
+        first = first_occurrence(group, index.shape[1])
+        return join_places(index, first, self.place_bits)
+
+    def codes(self, token: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Codes of tokens, and their first places where they have any, B×K each."""
+        if not self.place_bits:
+            return token, None
+        return split_places(token, self.place_bits)
+
+    def beginnings(self, batch: int, known: KnownCodes | None) -> Beginnings | None:
+        """Where the groups of a batch may begin: in an edit within its region."""
+        if not self.place_bits:
+            return None
+        if known is None:
+            length = self.tokenizer.length
+            free = torch.ones(batch, length, dtype=torch.bool, device=self.device)
+        else:
+            free = known.free
+        return Beginnings(self.place_bits, free)
+
     def drop_classes(self, labels: Tensor) -> Tensor:
         """Replace a random share of the classes by none, in training."""
         if not self.training or self.class_dropout == 0:
@@ -160,13 +200,15 @@ class CodeGenerator(TokenGenerator):
 
         Returns:
             dict[str, Tensor]: ``loss_pre`` and ``loss_post`` (or ``loss_part<i>`` where
-            there are not two), and the share of the codes all of whose parts were
-            likeliest.
+            a code does not have two), before them ``loss_place`` where first places
+            are drawn, and the share of the tokens all of whose parts were likeliest.
         """
         losses, right = {}, torch.ones_like(index, dtype=torch.bool)
         parts = split_index(index, self.head.split)
-        names = [f'part{i}' for i in range(len(parts))]
-        names = ['pre', 'post'] if len(parts) == 2 else names
+        placed = bool(self.place_bits)
+        names = [f'part{i}' for i in range(len(parts) - placed)]
+        names = ['pre', 'post'] if len(names) == 2 else names
+        names = ['place'] * placed + names
         for name, logit, part in zip(names, logits, parts, strict=True):
             losses[f'loss_{name}'] = F.cross_entropy(
                 logit.flatten(0, 1).float(),

@@ -195,8 +195,8 @@ def place_codes(
     """
     if known is None or drawn.complete:
         return drawn
-    scores = tokenizer.source_scores(drawn.index, labels)
-    group = best_possible_map(keep_outside(scores, known))
+    scores = tokenizer.source_scores(drawn.index, labels, drawn.first)
+    group = best_possible_map(keep_outside(scores, known), drawn.first)
     raster = known._replace(index=drawn.index, group=group).raster()
     return drawn._replace(index=raster, complete=True)
 
@@ -232,4 +232,7 @@ def put_together(parts: list[tuple[Tensor, SampledCodes]]) -> SampledCodes:
         name: torch.cat([one.stats[name] for one in drawn])[back]
         for name in drawn[0].stats
     }
-    return drawn[0]._replace(index=index, stats=stats)
+    first = drawn[0].first
+    if first is not None:
+        first = torch.cat([one.first for one in drawn])[back]
+    return drawn[0]._replace(index=index, stats=stats, first=first)

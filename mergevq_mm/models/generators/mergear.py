@@ -88,6 +88,11 @@ class MergeAR(CodeGenerator):
                 "give it neck=dict(type='mergevq_mm.SourceRecovery') or generate the "
                 "whole 'raster'."
             )
+        if sequence == 'raster' and self.place_bits:
+            raise ValueError(
+                "first_places=True has no meaning for sequence='raster', in which each "
+                "place has its code; leave it out, or use sequence='distinct'."
+            )
         self.sequence, self.duplicates = sequence, duplicates
         self.window = window if sequence == 'raster' else None
 
@@ -99,7 +104,7 @@ class MergeAR(CodeGenerator):
             index = recover_tokens(batch.index.unsqueeze(-1), batch.group).squeeze(-1)
             kinds = index if self.duplicates == 'code' else batch.group
         else:
-            index = kinds = batch.index
+            index = kinds = self.tokens(batch.index, batch.group)
         labels, keep = self.drop_classes(batch.labels), batch.index.shape[1]
         return self.code_losses(self.logits(index, labels, keep, kinds), index)
 
@@ -198,7 +203,10 @@ class MergeAR(CodeGenerator):
             index = decode_raster(decoding, prefix, make_step(step, decoding))
         stats = {**self._cache_stats(decoding.cache, labels), 'passes': passes}
         complete = index.shape[1] == self.tokenizer.length
-        return SampledCodes(index, keep, complete, stats)
+        index, first = self.codes(index)
+        if first is not None:  # the cache has told tokens apart, not codes
+            stats['distinct'] = first_of_its_kind(index).sum(dim=1)
+        return SampledCodes(index, keep, complete, stats, first)
 
     @staticmethod
     def _cache_stats(cache: TokenCache, labels: Tensor) -> dict[str, Tensor]:
@@ -237,6 +245,11 @@ class MergeAR(CodeGenerator):
                 "restrict=True has no meaning for sequence='distinct', which draws K "
                 'codes and no more; leave it out.'
             )
+        if speculative and self.place_bits:
+            raise ValueError(
+                f'speculative={speculative} guesses tokens as copies of earlier ones, '
+                'but with first_places=True none is; leave it out.'
+            )
         rule = self.sampling_rule(restrict=keep if restrict else None, **options)
         length = keep
         if self.sequence == 'raster':
@@ -249,7 +262,15 @@ class MergeAR(CodeGenerator):
         memory = self.make_cache(cache, rows, length, keep, speculative, restrict)
         index = labels.new_zeros(labels.shape[0], length)
         given = None if known is None else self.given_codes(known)
-        return RasterDecoding(network, rule, noise, index, cache=memory, given=given)
+        return RasterDecoding(
+            network,
+            rule,
+            noise,
+            index,
+            cache=memory,
+            given=given,
+            beginnings=self.beginnings(len(labels), known),
+        )
 
     def given_codes(self, known: KnownCodes) -> Tensor:
         """Codes of the sequence that are kept, B×n int64; -1 where one is drawn.
@@ -258,7 +279,7 @@ class MergeAR(CodeGenerator):
             ValueError: If one that is kept comes after one that is drawn.
         """
         raster = self.sequence == 'raster'
-        index = known.raster() if raster else known.index
+        index = known.raster() if raster else self.tokens(known.index, known.group)
         free = known.free if raster else known.checked_groups()
         if (free[:, :-1] & ~free[:, 1:]).any():
             raise ValueError(

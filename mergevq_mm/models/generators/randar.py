@@ -72,6 +72,11 @@ class RandAR(CodeGenerator):
                 "neck=dict(type='mergevq_mm.SourceRecovery') or use "
                 "type='mergevq_mm.MergeAR'."
             )
+        if positions == 'raster' and self.place_bits:
+            raise ValueError(
+                "positions='raster' asks for the code of a place that is known before, "
+                "but first_places=True draws it; use positions='rank' with it."
+            )
         self.positions = positions
         self.instruction = nn.Embedding(1, self.class_embedding.embedding_dim)
 
@@ -81,7 +86,8 @@ class RandAR(CodeGenerator):
         """Losses of tokenized images; see :meth:`CodeGenerator.code_losses`."""
         places = self.places(batch.group, batch.index.shape[1])
         order = torch.rand(batch.index.shape, device=batch.index.device).argsort(dim=1)
-        index, places = in_order(batch.index, order), in_order(places, order)
+        index = in_order(self.tokens(batch.index, batch.group), order)
+        places = in_order(places, order)
         labels = self.drop_classes(batch.labels)
         return self.code_losses(self.logits(index, labels, places), index)
 
@@ -198,7 +204,8 @@ class RandAR(CodeGenerator):
         """Draw by one schedule; see :meth:`sample_codes`."""
         decoding = self.start_decoding(labels, keep, seeds, schedule, known, **options)
         prefix = self.embed_prefix(self.guided_labels(labels, decoding.rule), keep)
-        index, store = decode_parallel(decoding, prefix, schedule), decoding.store
+        index, first = self.codes(decode_parallel(decoding, prefix, schedule))
+        store = decoding.store
         stats = {
             'distinct': first_of_its_kind(index).sum(dim=1),
             'occupied': torch.full_like(labels, store.slots),
@@ -210,7 +217,7 @@ class RandAR(CodeGenerator):
             'passes': torch.full_like(labels, len(schedule)),
         }
         # Of K = L groups each is a place, and there is no map to find.
-        return SampledCodes(index, keep, keep == self.tokenizer.length, stats)
+        return SampledCodes(index, keep, keep == self.tokenizer.length, stats, first)
 
     def start_decoding(
         self,
@@ -232,7 +239,8 @@ class RandAR(CodeGenerator):
         of_slots = noise[:, :slots].unflatten(1, (keep, -1))  # B×K×(1+parts)
         rank, index = of_slots[..., 0], labels.new_zeros(batch, keep)
         if known is not None:  # those that are kept come first
-            rank, index = rank + known.free_groups(), known.index.clone()
+            rank = rank + known.free_groups()
+            index = self.tokens(known.index, known.group).clone()
         order = rank.argsort(dim=1, stable=True)
         if known is not None:
             places = self.places(known.group, keep)
@@ -260,6 +268,7 @@ class RandAR(CodeGenerator):
             store=store,
             instruction=self.instruction.weight[0],
             order=order,
+            beginnings=self.beginnings(batch, known),
         )
 
     def _rule(self, options: dict[str, Any]) -> SamplingRule:

@@ -201,7 +201,12 @@ class ParallelDecoding(CodeDrawing):
         """
         slots = self.order[:, first:last]
         noise = in_order(self.noise, slots)
-        code = self.draw_codes(context, noise, self.scale[first:last])
+        begins = None
+        if self.beginnings is not None:
+            there = torch.zeros_like(self.index, dtype=torch.bool)
+            begins = self.begun(there.scatter_(1, self.order[:, :first], True))
+        scale = self.scale[first:last]
+        code = self.draw_codes(context, noise, scale, begins, slots)
         self.index.scatter_(1, slots, code)
         return code
 

@@ -69,7 +69,11 @@ class RasterDecoding(CodeDrawing):
         token = token.clamp(max=last)  # drafts may point beyond the end
         parts = self.noise.shape[2]
         noise = self.noise.gather(1, token.unsqueeze(-1).expand(-1, -1, parts))
-        code = self.draw_codes(context, noise, self.scale[token])
+        begins = None
+        if self.beginnings is not None:
+            ranks = torch.arange(self.index.shape[1], device=token.device)
+            begins = self.begun(ranks < token)
+        code = self.draw_codes(context, noise, self.scale[token], begins, token)
         if self.given is None:
             return code
         given = self.given.gather(1, token)

@@ -33,9 +33,12 @@ class SampledCodes(NamedTuple):
         keep (int): The K that was asked for.
         complete (bool): Whether each raster position has its code.
         stats (dict[str, Tensor]): Diagnostics, one value a sample.
+        first (Tensor, optional): The raster place where each group begins, B×K int64,
+            where it was drawn, too. Defaults to None.
     """
 
     index: Tensor
     keep: int
     complete: bool
     stats: dict[str, Tensor]
+    first: Tensor | None = None

@@ -295,7 +295,9 @@ class TokenGenerator(BaseModel):
         told = {}
         if not drawn.complete and self.tokenizer.num_classes == self.num_classes:
             told['labels'] = labels
-        drawn = place_codes(self.tokenizer, drawn, kept, **told)
+        if not drawn.complete and drawn.first is not None:
+            told['first'] = drawn.first
+        drawn = place_codes(self.tokenizer, drawn, kept, told.get('labels'))
         images = self.tokenizer.decode(drawn.index, self.grid, drawn.complete, **told)
         return images.clamp(-1, 1), drawn
 

@@ -193,12 +193,18 @@ class FrozenTokenizer(FrozenModel):
                 codes = parts.neck(codes, None, grid, labels, first).tokens
             return parts.decoder(codes, grid)
 
-    def source_scores(self, index: Tensor, labels: Tensor | None = None) -> Tensor:
+    def source_scores(
+        self,
+        index: Tensor,
+        labels: Tensor | None = None,
+        first: Tensor | None = None,
+    ) -> Tensor:
         """How well each place would belong to each group, by the learned recovery.
 
         Args:
             index (Tensor): Codes of the K groups, B×K int64.
             labels (Tensor, optional): Classes, see :meth:`decode`. Defaults to None.
+            first (Tensor, optional): First places, too. Defaults to None.
 
         Returns:
             Tensor: B×L×K float32.
@@ -206,7 +212,7 @@ class FrozenTokenizer(FrozenModel):
         parts = self._ready()
         with no_autocast(index):
             codes = parts.quantizer.index_to_codes(index).to(self._scale.dtype)
-            return parts.neck.scores(codes, self.grid, labels)
+            return parts.neck.scores(codes, self.grid, labels, first)
 
     def fingerprint(self) -> str:
         """SHA-256 of everything that gives codes their meaning.

@@ -31,6 +31,10 @@ KINDS = {
     'distinct': dict(type='mergevq_mm.MergeAR', sequence='distinct'),
     'random': dict(type='mergevq_mm.RandAR'),
     'random places': dict(type='mergevq_mm.RandAR', positions='raster'),
+    'distinct, placed': dict(
+        type='mergevq_mm.MergeAR', sequence='distinct', first_places=True
+    ),
+    'random, placed': dict(type='mergevq_mm.RandAR', first_places=True),
 }
 LOWER = torch.zeros(SIZE, SIZE, dtype=torch.bool)
 LOWER[3:] = True  # from the second row of tokens on
@@ -108,7 +112,7 @@ def test_tokens_outside_are_equal_to_the_bit(
     assert (other.index != drawn.index).any(dim=1).all()
 
 
-@pytest.mark.parametrize('kind', ['random', 'random places'])
+@pytest.mark.parametrize('kind', ['random', 'random places', 'random, placed'])
 @pytest.mark.parametrize('keep', [KEEP, LENGTH])
 def test_any_region_in_random_order(kind: str, keep: int) -> None:
     model, known = build(kind), images(3, seed=2)
@@ -259,8 +263,9 @@ def test_the_map_of_an_edit_is_a_possible_one(
     drawn = SampledCodes(own, KEEP, False, {})
     asked = []
 
-    def scores(index: Tensor, labels: Tensor | None = None) -> Tensor:
+    def scores(index: Tensor, labels: Tensor, first: Tensor | None) -> Tensor:
         asked.append(labels)
+        assert first is None  # none was drawn
         return torch.randn(3, LENGTH, KEEP) * 5
 
     monkeypatch.setattr(model.tokenizer, 'source_scores', scores)
