@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from mergevq_mm.models.generators.sampling import uniform_noise
 from mergevq_mm.models.generators.structures import CodeBatch, SampledCodes
 from mergevq_mm.models.generators.token_generator import TokenGenerator
+from mergevq_mm.models.utils.possible_maps import check_first_places
 from mergevq_mm.registry import DATASETS, MODELS
 
 GRID, LENGTH, CLASSES, VALUES = (4, 4), 16, 3, 64
@@ -46,7 +47,15 @@ class FakeTokenizer(nn.Module):
         group = torch.arange(self.length).clamp(max=keep - 1)
         return index, group.expand(len(images), -1), self.grid
 
-    def decode(self, index: Tensor, grid: tuple[int, int], complete: bool) -> Tensor:
+    def decode(
+        self,
+        index: Tensor,
+        grid: tuple[int, int],
+        complete: bool,
+        first: Tensor | None = None,
+    ) -> Tensor:
+        if first is not None:
+            check_first_places(first, index.shape, self.length)
         if not complete:  # repeat the codes until the grid is full
             index = index.repeat(1, -(-self.length // index.shape[1]))
         grey = index[:, : self.length].float() / self.last * 2 - 1

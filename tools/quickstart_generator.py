@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 
 if TYPE_CHECKING:
+    import numpy as np
     from mmengine.config import Config
 
     from mergevq_mm.models.generators import MergeAR
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = 'configs/quickstart/mergevq_g+r_mnist5k.py'
-# Ways to draw an image: the whole raster, its K codes in order, or in random order.
+# Ways to draw an image: the whole raster; its K codes, with the places where their
+# groups begin, in order; or in random order, several at a time.
 GENERATORS = {
     'raster': 'configs/quickstart/mergear_mnist5k.py',
     'distinct': 'configs/quickstart/mergear_mnist5k_distinct.py',
@@ -36,6 +39,7 @@ NUMBERS = (
     'distinct',
     'occupied',
     'cache_slots',
+    'passes',
 )
 
 
@@ -75,9 +79,10 @@ def train_classifier(work_dir: Path, short: bool) -> tuple[Path, float]:
     return Path(found), accuracy
 
 
-def extract_codes(checkpoint: str, out: Path, cfg: Config) -> None:
-    """Encode the training digits once at each K that the generator learns."""
-    keeps = sorted({str(k) for k in cfg.model.keep.candidates}, key=int)
+def extract_codes(checkpoint: str, out: Path, configs: Iterable[Config]) -> None:
+    """Encode the training digits once at each K that the generators learn."""
+    found = {keep for cfg in configs for keep in cfg.model.keep.candidates}
+    keeps = [str(keep) for keep in sorted(found)]
     flags = ['--keep', *keeps, '--no-flip']
     command = ['tools/extract_codes.py', TOKENIZER, checkpoint, str(out), *flags]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
@@ -212,12 +217,31 @@ def measure_speed(model: MergeAR, number: int, turns: int) -> dict[str, Any]:
     }
 
 
-def picture(model: MergeAR, path: Path, rows: int = 8) -> None:
-    """Digits of all ten classes, a column a class."""
+def draw_classes(model: CodeGenerator, rows: int) -> np.ndarray:
+    """Digits of all ten classes, a column a class, H×W×3 uint8."""
     import torch
 
-    from mergevq_mm.visualization.grids import sample_grid, save_png, to_uint8
+    from mergevq_mm.visualization.grids import sample_grid, to_uint8
 
     labels = torch.arange(10).repeat(rows)
     images, _ = model.generate(labels, seed=1)
-    save_png(path, sample_grid([to_uint8(i * 0.5 + 0.5) for i in images], columns=10))
+    return sample_grid([to_uint8(i * 0.5 + 0.5) for i in images], columns=10)
+
+
+def picture(model: CodeGenerator, path: Path, rows: int = 8) -> None:
+    """A page of digits of all ten classes."""
+    from mergevq_mm.visualization.grids import save_png
+
+    save_png(path, draw_classes(model, rows))
+
+
+def ways_picture(drawn: dict[str, np.ndarray], path: Path) -> None:
+    """Digits of each way to draw, side by side.
+
+    Args:
+        drawn (dict[str, np.ndarray]): Pages of :func:`draw_classes` by their mode.
+        path (Path): Where to.
+    """
+    from mergevq_mm.visualization.grids import save_png, tile
+
+    save_png(path, tile([list(drawn.values())], list(drawn)))

@@ -84,6 +84,10 @@ model = dict(
         embed_dims=64,
         num_heads=4,
         feedforward_channels=256,
+        # What else a generator knows: the class, and where each group begins.
+        code_layers=1,
+        num_classes=10,
+        first_places=True,
         # Its gradient in the codes makes the prediction better and the picture worse:
         # see docs/measurements.md.
         detach=True,

@@ -18,8 +18,10 @@ SUMMARY = {
     'probe': {'encoder': 96.0, 'random_encoder': 80.0, 'pixels': 90.0},
     'generation': {
         'classifier': 97.5,
-        'compressed': {'consistency': 91.0},
+        'compressed': {'consistency': 91.0, 'frechet': 150.0},
         'full': {'consistency': 92.0},
+        'distinct': {'consistency': 93.0, 'frechet': 180.0},
+        'random': {'consistency': 94.0, 'frechet': 185.0},
     },
     'seconds': {'total': 1000.0},
 }
@@ -38,6 +40,9 @@ def test_all_bars_reached():
         (('generation', 'classifier'), 96.9, 'judge'),
         (('generation', 'full', 'consistency'), 89.9, 'class consistency'),
         (('generation', 'full', 'consistency'), 93.5, 'caches'),
+        (('generation', 'distinct', 'consistency'), 89.9, 'few passes'),
+        (('generation', 'random', 'consistency'), 89.9, 'few passes'),
+        (('generation', 'random', 'frechet'), 188.0, 'Fréchet'),
         (('seconds', 'total'), 1201.0, '20 minutes'),
     ],
 )
@@ -49,6 +54,13 @@ def test_a_bar_missed(path: tuple[str, ...], value: float, text: str):
     place[path[-1]] = value
     missed = quickstart.shortfalls(summary)
     assert len(missed) == 1 and text in missed[0]
+
+
+def test_few_passes_may_be_left_out():
+    summary = copy.deepcopy(SUMMARY)
+    for mode in ('distinct', 'random'):
+        del summary['generation'][mode]
+    assert quickstart.shortfalls(summary) == []
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
