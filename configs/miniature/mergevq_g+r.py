@@ -12,6 +12,8 @@ model = dict(
     backbone=dict(init_cfg=dict(type='Xavier', layer='Linear', distribution='uniform')),
     # The paper's entropy loss; the quickstart's is for the sake of its generator.
     quantizer=dict(batch_entropy_weight=1.0),
+    # The paper's recovery knows the codes alone.
+    neck=dict(code_layers=0, num_classes=0, first_places=False),
     head=dict(perceptual=None, gan_weight=0.0),
     discriminator=None,
     keep=dict(
