@@ -12,7 +12,7 @@ from tiny_mergear import LENGTH, SPLIT
 from torch import Tensor
 from torch.testing import assert_close
 
-from mergevq_mm.models.generators import CodeBatch, MergeAR, RandAR
+from mergevq_mm.models.generators import CodeBatch, MergeAR, RandAR, decoding_step
 from mergevq_mm.models.generators.code_drawing import SamplingRule
 from mergevq_mm.models.generators.code_generator import CodeGenerator
 from mergevq_mm.models.generators.first_places import (
@@ -180,6 +180,18 @@ def test_a_sample_does_not_depend_on_its_batch(kind: str) -> None:
     alone = model.sample_codes(LABELS[2:3], KEEP, SEEDS[2:3])
     assert whole.index[2:3].equal(alone.index)
     assert whole.first[2:3].equal(alone.first)
+
+
+@pytest.mark.parametrize('cache', ['full', 'compressed'])
+@torch.no_grad()
+def test_a_compiled_step_draws_the_same(
+    cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding_step, 'BACKEND', 'eager')
+    model, options = make('distinct'), dict(guidance=1.5, cache=cache)
+    drawn = model.sample_codes(LABELS, KEEP, SEEDS, **options)
+    compiled = model.sample_codes(LABELS, KEEP, SEEDS, step='compile', **options)
+    assert compiled.index.equal(drawn.index) and compiled.first.equal(drawn.first)
 
 
 @torch.no_grad()
