@@ -59,8 +59,7 @@ SHORTER = {
     r'train\.py .*mergevq_photographs': '--cfg-options train_cfg.max_epochs=3 '
     'train_dataloader.batch_size=2 train_dataloader.dataset.indices=[0,9,99,999]',
     r'linear-30e|coslr-10e': f'--cfg-options train_cfg.max_epochs=2 {FEW}',
-    r'source_recovery\.py .*first_places=True$': FEW,
-    r'source_recovery\.py (?!.*--cfg-options)': f'--cfg-options {FEW}',
+    r'source_recovery\.py': f'--cfg-options {FEW}',
     r'benchmarks/editing\.py': '--number 10',
     r'miniature\.py': '--short --data digits --methods G+R --seeds 0',
     r'benchmarks/generation\.py': '--batch 1 2 --repeats 1',
