@@ -223,6 +223,22 @@ def test_photographs_take_a_fold_a_seed_and_no_crop(tools: Tools, digits: Path) 
         assert cfg.model.target_generator.file == f't{seed % 3}'
 
 
+def test_held_out_scenes_are_classes_of_their_own(tools: Tools, tmp_path: Path) -> None:
+    """Not those of the training, which a held-out split would otherwise be held to."""
+    black = Image.new('RGB', (32, 32))
+    for split, scenes in (('train', 'ab'), ('probe', 'dc'), ('val', 'cd')):
+        for scene in scenes:
+            folder = tmp_path / 'fold0' / split / scene
+            folder.mkdir(parents=True)
+            black.save(folder / '0.png')
+    setting = tools.miniature_setting.Setting(tmp_path, tmp_path, tmp_path)
+    cell = tools.miniature_setting.Cell('photographs', 'G+R', 0)
+    for split in ('probe', 'val'):
+        images = tools.miniature_setting.image_set(cell, setting, split)
+        assert list(images.CLASSES) == ['c', 'd']
+        assert [int(images[i]['data_samples'].gt_label) for i in range(2)] == [0, 1]
+
+
 def test_r_on_convolutions_differs_from_r_in_its_encoder_alone(tools: Tools) -> None:
     folder = tools.miniature_setting.CONFIGS
     both, patches, convolutions = (

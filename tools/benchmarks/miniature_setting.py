@@ -165,9 +165,12 @@ def image_set(cell: Cell, setting: Setting, split: str) -> torch.utils.data.Data
     from mergevq_mm.registry import DATASETS
 
     pipeline = Config.fromfile(CONFIGS / 'vq.py').test_pipeline
+    root, scenes = setting.data_root(cell), None
     if cell.data == 'photographs':
         pipeline = without_crops(pipeline)
-    root = setting.data_root(cell)
+        # Held-out scenes are none of the training's: each split has its own.
+        names = (path.name for path in (root / split).iterdir() if path.is_dir())
+        scenes = {'classes': sorted(names)}
     indices = None
     if setting.every > 1:
         indices = list(range(0, count_images(root, split), setting.every))
@@ -176,6 +179,7 @@ def image_set(cell: Cell, setting: Setting, split: str) -> torch.utils.data.Data
             type='mergevq_mm.ImageFolder',
             data_root=str(root),
             data_prefix=split,
+            metainfo=scenes,
             test_mode=True,
             pipeline=pipeline,
             indices=indices,
