@@ -13,7 +13,7 @@ from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.pretrained import init_pretrained
 
 from ..utils.attention import MergingBlock, init_transformer
-from ..utils.group_map import in_raster_order, recover_tokens, unmerged
+from ..utils.group_map import in_raster_order, recover_tokens
 from ..utils.merge_schedule import (
     SCHEDULES,
     check_removed,
@@ -21,6 +21,7 @@ from ..utils.merge_schedule import (
     resolve_keep,
 )
 from ..utils.structures import EmbeddedImage, MergedTokens
+from ..utils.token_merging import Matching, follow_merges
 from .architectures import (
     ARCHITECTURES,
     check_frozen,
@@ -200,9 +201,10 @@ class MergeVQEncoder(BaseBackbone):
             ValueError: If K cannot be reached.
         """
         x, grid = embedded
-        size, group = None, unmerged(x)
+        size, matches = None, ()
         for layer, r in zip(self.layers, self.plan(grid, keep, removed), strict=True):
-            x, size, group = layer(x, size, group, r)
+            x, size, matches = layer(x, size, matches, r)
+        group = follow_merges(x, matches, grid[0] * grid[1])
         return in_raster_order(x, size, group, grid)
 
     # ------------------------------------------------------------------- backbone
@@ -233,13 +235,13 @@ class MergeVQEncoder(BaseBackbone):
         if mode == 'encode':
             return self.encode(x, keep, removed)
         maps, (x, grid) = self._embed(x)
-        size, group = None, unmerged(x)
+        size, matches = None, ()
         outs = [maps[i] for i in self.out_stages]
         plan = self.plan(grid, self.keep if keep is None else keep, removed)
         for i, (layer, r) in enumerate(zip(self.layers, plan, strict=True)):
-            x, size, group = layer(x, size, group, r)
+            x, size, matches = layer(x, size, matches, r)
             if i in self.out_indices:
-                outs.append(self._format(x, group, grid))
+                outs.append(self._format(x, matches, grid))
         return tuple(outs)
 
     def _embed(self, x: Tensor) -> tuple[list[Tensor], EmbeddedImage]:
@@ -285,12 +287,15 @@ class MergeVQEncoder(BaseBackbone):
         keep = resolve_keep(keep, length)
         return merge_schedule(length, keep, self.num_layers, self.schedule)
 
-    def _format(self, x: Tensor, group: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _format(
+        self, x: Tensor, matches: tuple[Matching, ...], grid: tuple[int, int]
+    ) -> Tensor:
         """Tokens B×(1+K)×D to what ``out_type`` asks for."""
         if self.out_type == 'raw':
             return x
         if self.out_type == 'cls_token':
             return x[:, 0]
+        group = follow_merges(x, matches, grid[0] * grid[1])
         on_grid = recover_tokens(x, group)  # B×L×D
         if self.out_type == 'avg_featmap':
             return on_grid.mean(dim=1)
