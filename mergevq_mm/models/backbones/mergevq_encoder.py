@@ -72,6 +72,9 @@ class MergeVQEncoder(BaseBackbone):
             nothing. Defaults to -1.
         drop_path_rate (float): Of the last block, rising linearly. Defaults to 0.
         layer_scale (float): Initial LayerScale. Defaults to 1e-5.
+        recompute_stages (int): Stages of a 'hybrid' stem, from the full resolution
+            down, whose inner maps are computed again in the backward pass instead of
+            kept: less memory, a second forward pass of them. Defaults to 0.
         init_cfg (dict, optional): Initialization. With type 'Pretrained', a checkpoint
             that matches no weight is an error. Defaults to None.
 
@@ -96,13 +99,14 @@ class MergeVQEncoder(BaseBackbone):
         frozen_stages: int = -1,
         drop_path_rate: float = 0.0,
         layer_scale: float = 1e-5,
+        recompute_stages: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         arch = read_architecture(arch)
         one_of('out_type', out_type, self.OUT_TYPES)
         one_of('schedule', schedule, SCHEDULES)
-        self.stem = build_stem(arch, in_channels)
+        self.stem = build_stem(arch, in_channels, recompute_stages)
         self.embed_dims = self.stem.out_channels
         self.stride = self.stem.stride
         self.num_layers = arch['num_layers']
