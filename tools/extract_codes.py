@@ -215,8 +215,8 @@ def make_encoder(
         rows = {'labels': np.asarray(labels, dtype=np.int64)}
         if header.flips == 2:
             images = torch.cat([images, images.flip(-1)])
-        for keep in header.keeps:
-            index, group, _ = tokenizer.encode(images, keep)
+        found = tokenizer.encode_each(images, header.keeps)
+        for keep, (index, group, _) in zip(header.keeps, found, strict=True):
             for name, value in (('index', index), ('group', group)):
                 value = value.unflatten(0, (header.flips, -1)).transpose(0, 1)
                 rows[f'{name}_K{keep}'] = value.cpu().numpy()  # B×F×K or B×F×L

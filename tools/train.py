@@ -1,7 +1,7 @@
 """Train a model: the flags of mmpretrain's tool, for its configs and mmagic's too.
 
 Examples:
-    python tools/train.py configs/mergevq_g+r.py --amp --work-dir work_dirs/gr
+    python tools/train.py configs/mergevq_g+r.py --fast --work-dir work_dirs/gr
     python tools/train.py configs/mergevq_g+r.py --resume
 """
 
@@ -46,6 +46,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     precision.add_argument(
         '--bf16', action='store_true', help='bfloat16 autocast, on CPUs too'
+    )
+    precision.add_argument(
+        '--fast',
+        action='store_true',
+        help='what is right for a GPU: bfloat16 and fused optimizers',
     )
     parser.add_argument(
         '--compile',
@@ -112,6 +117,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> Config:
         config_utils.enable_amp(cfg)
     if args.bf16:
         config_utils.enable_bf16(cfg)
+    if args.fast:
+        config_utils.enable_fast(cfg)
     if args.compile or args.channels_last:
         config_utils.enable_speed(cfg, args.compile, args.channels_last)
     if args.auto_scale_lr:

@@ -74,6 +74,19 @@ def test_finds_the_codes_and_images_of_its_model(model, tokenizer, keep):
 
 
 @torch.no_grad()
+def test_several_numbers_of_tokens_run_the_stem_once(tokenizer):
+    x, calls = images(), []
+    parts = tokenizer._ready()
+    with parts.backbone.stem.register_forward_hook(lambda *_: calls.append(1)):
+        found = tokenizer.encode_each(x, [6, 16, None])
+    assert len(calls) == 1
+    for keep, together in zip([6, 16, None], found, strict=True):
+        alone = tokenizer.encode(x, keep)
+        assert torch.equal(together.index, alone.index)
+        assert torch.equal(together.group, alone.group) and together.grid == alone.grid
+
+
+@torch.no_grad()
 def test_groups_are_numbered_by_their_first_position(tokenizer):
     _, group, _ = tokenizer.encode(images(), 6)
     for row in group.tolist():

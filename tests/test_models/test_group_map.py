@@ -19,7 +19,7 @@ from mergevq_mm.models.utils.group_map import (
 )
 from mergevq_mm.models.utils.token_merging import (
     bipartite_matching,
-    merge_groups,
+    follow_merges,
     merge_tokens,
 )
 
@@ -115,17 +115,17 @@ def test_unmerged_tokens_are_the_means_of_their_groups(
 ) -> None:
     torch.manual_seed(seed)
     x = torch.randn(2, 1 + positions, 3, dtype=torch.float64)
-    tokens, size = x, torch.ones(2, 1 + positions, dtype=torch.float64)
-    group = torch.arange(1, 1 + positions).expand(2, positions)
+    tokens, size, matches = x, None, []
     dense = torch.eye(1 + positions).expand(2, -1, -1)  # S of the layers so far
     for _ in range(layers):
         length = tokens.shape[1]
         r = int(torch.randint((length - 1) // 2 + 1, ()))
         match = bipartite_matching(torch.randn(2, length, 4), r)
-        group = merge_groups(group, match, length)
+        matches.append(match)
         tokens, size = merge_tokens(tokens, size, match)
         dense = _merge_rows(dense, match)
     keep = tokens.shape[1] - 1
+    group = follow_merges(tokens, matches, positions)
     # S by the paper: a merged row is the OR of its members' rows.
     assert torch.equal(source_matrix(group - 1, keep), dense[:, 1:, 1:])
     assert (dense[:, 0, 1:] == 0).all() and (dense[:, 1:, 0] == 0).all()
@@ -143,10 +143,10 @@ def test_unmerged_tokens_are_the_means_of_their_groups(
 def _merge_rows(dense: Tensor, match: tuple) -> Tensor:
     merged = []
     for b in range(len(dense)):
-        a, other = dense[b, 0::2], dense[b, 1::2].clone()
+        a, other = dense[b, 2::2], dense[b, 1::2].clone()
         for i, j in zip(match.merged[b].tolist(), match.target[b].tolist()):
             other[j] = torch.maximum(other[j], a[i])
-        merged.append(torch.cat([a[match.kept[b]], other]))
+        merged.append(torch.cat([dense[b, :1], a[match.kept[b]], other]))
     return torch.stack(merged)
 
 

@@ -15,8 +15,8 @@ from mergevq_mm.models.backbones.layer_views import (
     class_attention,
     merged_layers,
 )
-from mergevq_mm.models.utils.group_map import unmerged
 from mergevq_mm.models.utils.merge_schedule import merge_schedule
+from mergevq_mm.models.utils.token_merging import follow_merges
 
 ARCH = dict(stem='patch', embed_dims=16, patch_size=4, num_layers=3, num_heads=2)
 KEEP = 5
@@ -90,14 +90,15 @@ def test_class_attention_explains_the_output(
     assert found.shape == (2, 2, 16)
 
     x, grid = encoder.embed(images)
-    size, group = None, unmerged(x)
+    size, matches = None, ()
     plan = encoder.plan(grid, keep)
     wanted = layer % 3
     for block, r in zip(encoder.layers[:wanted], plan):
-        x, size, group = block(x, size, group, r)
+        x, size, matches = block(x, size, matches, r)
     block = encoder.layers[wanted]
     normed = block.norm1(x)
     values = block.attn.qkv(normed)[..., 32:].unflatten(2, (2, 8))  # B×T×h×8
+    group = follow_merges(x, matches, grid[0] * grid[1])
     on_grid = values.gather(1, group[..., None, None].expand(-1, -1, 2, 8))
     own = 1 - found.sum(dim=-1)  # what the class token keeps for itself
     assert (own > 0).all()

@@ -11,10 +11,13 @@ from mergevq_mm.models.utils.attention import MergingBlock
 from mergevq_mm.models.utils.group_map import group_sizes, recover_tokens
 from mergevq_mm.models.utils.token_merging import (
     Matching,
+    add_rows,
+    add_rows_by_product,
     bipartite_matching,
-    merge_groups,
+    follow_merges,
     merge_tokens,
 )
+from mergevq_mm.utils.operators import count_operators
 
 SIZES = [(2, 1), (3, 1), (9, 3), (10, 4), (17, 8), (16, 1), (16, 0)]  # T, r
 
@@ -29,9 +32,7 @@ def slow_matching(metric: Tensor, r: int) -> list[tuple[int, int]]:
         return dot / norms**0.5
 
     pairs = []
-    for i, token in enumerate(rows[0::2]):
-        if i == 0:
-            continue  # the class token
+    for i, token in enumerate(rows[2::2]):
         scores = [cosine(token, other) for other in rows[1::2]]
         best = max(range(len(scores)), key=scores.__getitem__)
         pairs.append((scores[best], i, best))
@@ -45,9 +46,10 @@ def slow_merge(
     """Merge one image's tokens T×D, sizes T and map L by lists of members."""
     length = len(tokens)
     target = dict(pairs)
-    owners = [[i] for i in range(0, length, 2) if i // 2 not in target]
+    side = (length - 1) // 2
+    owners = [[0], *([2 * i + 2] for i in range(side) if i not in target)]
     for j in range(length // 2):
-        joined = [2 * i for i in sorted(target) if target[i] == j]
+        joined = [2 * i + 2 for i in sorted(target) if target[i] == j]
         owners.append([2 * j + 1, *joined])
     new_tokens, new_size = [], []
     for members in owners:
@@ -70,14 +72,14 @@ def test_matching_is_the_slow_loop(length: int, r: int) -> None:
         r = (length - 1) // 2
     metric = torch.randn(5, length, 6)
     match = bipartite_matching(metric, r)
-    sides = -(-length // 2)
-    assert match.kept.shape == (5, sides - r)
+    side = (length - 1) // 2
+    assert match.kept.shape == (5, side - r)
     for b in range(5):
         pairs = slow_matching(metric[b], r)
         assert list(zip(match.merged[b].tolist(), match.target[b].tolist())) == pairs
         merged = {i for i, _ in pairs}
-        kept = [i for i in range(sides) if i not in merged]
-        assert match.kept[b].tolist() == kept  # ascending, the class token first
+        kept = [i for i in range(side) if i not in merged]
+        assert match.kept[b].tolist() == kept  # ascending
 
 
 @pytest.mark.parametrize(('length', 'r'), [(9, 3), (10, 4), (17, 8)])
@@ -88,7 +90,8 @@ def test_merging_and_its_gradient_are_the_slow_loop(length: int, r: int) -> None
     match = bipartite_matching(torch.randn(3, length, 6), r)
     group = identity_map(3, length)
     tokens, sizes = merge_tokens(x, size, match)
-    groups = merge_groups(group, match, length)
+    groups = follow_merges(tokens, [match], length - 1)
+    assert not sizes.requires_grad
     weight = torch.randn_like(tokens)
     grad = torch.autograd.grad((tokens**2 * weight).sum(), x)[0]
 
@@ -104,12 +107,11 @@ def test_merging_and_its_gradient_are_the_slow_loop(length: int, r: int) -> None
 
 def test_several_layers_end_with_the_mean_of_the_original_members() -> None:
     x = torch.randn(4, 33, 5, dtype=torch.float64)
-    tokens, size, group = x, torch.ones(4, 33).double(), identity_map(4, 33)
+    tokens, size, matches = x, None, []
     for r in (16, 5, 3):
-        length = tokens.shape[1]
-        match = bipartite_matching(torch.randn(4, length, 3), r)
-        group = merge_groups(group, match, length)
-        tokens, size = merge_tokens(tokens, size, match)
+        matches.append(bipartite_matching(torch.randn(4, tokens.shape[1], 3), r))
+        tokens, size = merge_tokens(tokens, size, matches[-1])
+    group = follow_merges(tokens, matches, 32)
     assert tokens.shape == (4, 33 - 24, 5)
     # The class token never merges and nothing merges into it.
     assert torch.equal(tokens[:, 0], x[:, 0])
@@ -125,16 +127,17 @@ def test_several_layers_end_with_the_mean_of_the_original_members() -> None:
 def test_class_token_stays_even_where_it_is_the_most_similar() -> None:
     metric = torch.randn(2, 9, 4)
     metric[:, 1::2] = metric[:, :1]  # all of B are copies of the class token
+    x = torch.randn(2, 9, 3)
     for r in range(5):
-        match = bipartite_matching(metric, r)
-        assert (match.kept[:, 0] == 0).all() and not (match.merged == 0).any()
+        tokens, size = merge_tokens(x, None, bipartite_matching(metric, r))
+        assert torch.equal(tokens[:, 0], x[:, 0]) and (size[:, 0] == 1).all()
 
 
 def test_class_token_stays_where_the_metric_is_not_finite() -> None:
     for value in (float('nan'), float('inf')):
         match = bipartite_matching(torch.full((1, 9, 4), value), 4)
-        assert match.kept.tolist() == [[0]]
-        assert sorted(match.merged[0].tolist()) == [1, 2, 3, 4]
+        assert match.kept.tolist() == [[]]
+        assert sorted(match.merged[0].tolist()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize('length', [2, 3, 8, 9])
@@ -192,12 +195,9 @@ def test_autocast_changes_neither_matching_nor_sizes() -> None:
 
 def merge_once(x: Tensor, metric: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One merge from start to end."""
-    length = x.shape[1]
     match = bipartite_matching(metric, 5)
-    size = torch.ones(x.shape[:2], device=x.device)
-    group = torch.arange(1, length, device=x.device).expand(x.shape[0], length - 1)
-    tokens, size = merge_tokens(x, size, match)
-    return tokens, size, merge_groups(group, match, length)
+    tokens, size = merge_tokens(x, None, match)
+    return tokens, size, follow_merges(tokens, [match], x.shape[1] - 1)
 
 
 def test_compiles_into_one_graph() -> None:
@@ -224,9 +224,11 @@ def test_shapes_depend_on_no_data() -> None:
 def test_block_merges_between_attention_and_mlp() -> None:
     block = MergingBlock(8, 2, layer_scale=1.0).double().eval()
     x, group = torch.randn(2, 9, 8).double(), identity_map(2, 9)
-    found, size, groups = block(x, None, group, 3)
+    found, size, matches = block(x, None, (), 3)
+    groups = follow_merges(found, matches, 8)
 
     attended, keys = block.attn(block.norm1(x))
+    keys = keys.mean(dim=1)
     x = x + attended
     for b in range(2):
         pairs = slow_matching(keys[b], 3)
@@ -237,23 +239,80 @@ def test_block_merges_between_attention_and_mlp() -> None:
         torch.testing.assert_close(found[b], tokens, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(size[b].double(), sizes)
         assert torch.equal(groups[b], slow_group)
-    same = block(x, None, group, 0)
-    assert same[1] is None and same[2] is group and same[0].shape == x.shape
+    same = block(x, None, (), 0)
+    assert same[1] is None and same[2] == () and same[0].shape == x.shape
 
 
-def test_metric_is_the_keys_averaged_over_heads() -> None:
+def test_attention_hands_out_its_keys_by_head() -> None:
     block = MergingBlock(8, 2).eval()
     x = torch.randn(2, 5, 8)
     _, keys = block.attn(x)
     k = x @ block.attn.qkv.weight[8:16].T + block.attn.qkv.bias[8:16]
-    torch.testing.assert_close(keys, (k[..., :4] + k[..., 4:]) / 2)
+    torch.testing.assert_close(keys, torch.stack([k[..., :4], k[..., 4:]], dim=1))
 
 
 def test_recovering_merged_tokens_keeps_the_total() -> None:
     x = torch.randn(2, 33, 4).double()
     match = bipartite_matching(torch.randn(2, 33, 4), 16)
     assert isinstance(match, Matching)
-    tokens, _ = merge_tokens(x, torch.ones(2, 33).double(), match)
-    group = merge_groups(identity_map(2, 33), match, 33)
+    tokens, _ = merge_tokens(x, None, match)
+    group = follow_merges(tokens, [match], 32)
     back = recover_tokens(tokens, group)
     torch.testing.assert_close(back.sum(dim=1), x[:, 1:].sum(dim=1))
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_both_ways_of_adding_rows_are_the_slow_loop(dtype: torch.dtype) -> None:
+    base = torch.randn(2, 4, 3, dtype=dtype, requires_grad=True)
+    rows = torch.randn(2, 6, 3, dtype=dtype, requires_grad=True)
+    target = torch.tensor([[0, 3, 3, 3, 1, 0], [2, 2, 2, 2, 2, 2]])
+    expected = base.clone()
+    for b in range(2):
+        for i in range(6):
+            expected[b, target[b, i]] += rows[b, i]
+    weight = torch.randn_like(base)
+    grads = torch.autograd.grad((expected**2 * weight).sum(), (base, rows))
+    for add in (add_rows, add_rows_by_product):
+        with torch.autocast('cpu', torch.bfloat16):
+            found = add(base, target, rows)
+        torch.testing.assert_close(found, expected)
+        got = torch.autograd.grad((found**2 * weight).sum(), (base, rows))
+        torch.testing.assert_close(got, grads)
+
+
+def test_a_leader_that_joins_again_and_again_is_followed_to_the_end() -> None:
+    """The longest chains of names that so many merges can make, and shorter ones."""
+    for layers in range(1, 6):
+        left, matches = 2**layers + 1, []
+        while left > 2:  # each token of A joins the last of B
+            side, other = (left - 1) // 2, left // 2
+            target = torch.full((1, side), other - 1)
+            merged = torch.arange(side).unsqueeze(0)
+            matches.append(Matching(merged[:, :0], merged, target))
+            left = 1 + other
+        assert len(matches) == layers
+        group = follow_merges(torch.zeros(1, left, 1), matches, 2**layers)
+        assert group.tolist() == [[1] * 2**layers]
+
+
+@pytest.mark.parametrize('merged_before', [False, True])
+@pytest.mark.parametrize('train', [False, True])
+def test_merging_starts_few_operators(merged_before: bool, train: bool) -> None:
+    block, x = MergingBlock(16, 2), torch.randn(2, 17, 16)
+    size = torch.randint(1, 5, (2, 17)).float() if merged_before else None
+
+    def total(r: int) -> int:
+        with torch.set_grad_enabled(train):
+            return count_operators(lambda: block(x, size, (), r)).total()
+
+    assert total(0) == 12 + merged_before  # the logarithm of the sizes
+    assert total(5) - total(0) <= 16
+
+
+def test_following_the_merges_starts_few_operators() -> None:
+    x, matches = torch.randn(2, 65, 4), []
+    for r in (20, 10, 5, 3):
+        matches.append(bipartite_matching(torch.randn(2, x.shape[1], 3), r))
+        x, _ = merge_tokens(x, None, matches[-1])
+    found = count_operators(lambda: follow_merges(x, matches, 64))
+    assert found.total() <= 4 * len(matches) + 9

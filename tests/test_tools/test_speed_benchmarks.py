@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny_mergevq as tiny
+import torch
 from mmengine.config import Config
 
 FOLDER = Path(__file__).parents[2] / 'tools' / 'benchmarks'
@@ -74,3 +75,23 @@ def test_compile_precision(tmp_path: Path) -> None:
     assert plain['speed'] == 1 and 'psnr' not in plain
     assert last['codes'] == 1 and last['psnr'] > 90
     assert 10 < half['psnr'] < last['psnr']  # bfloat16 does round
+
+
+def test_attention_with_sizes(tmp_path: Path) -> None:
+    tool = importlib.import_module('size_attention')
+    flags = ['--shapes', '49x12', '--repeats', '1']
+    rows = _rows(tool, tmp_path / 'a.json', flags)
+    assert [row['way'] for row in rows] == ['none', 'mask', 'channel']
+    assert rows[1]['operators'] == rows[0]['operators'] + 1  # the logarithm
+
+
+@pytest.mark.parametrize('width', [64, 12])
+def test_a_channel_of_sizes_is_the_mask(width: int) -> None:
+    tool = importlib.import_module('size_attention')
+    query, key, value = torch.randn(3, 2, 3, 33, width)
+    size = torch.randint(1, 300, (2, 33)).float()
+    found = tool.by_channel(query, key, value, size)
+    expected = tool.by_mask(query, key, value, size)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    equal = tool.equal_sizes(query, key, value, size)
+    assert (equal - expected).abs().max() > 1e-3

@@ -158,6 +158,35 @@ def test_bf16_reaches_each_of_several_optimizers():
         merge(make_cfg(), '--bf16', '--amp')
 
 
+def test_fast_is_bf16_and_fused_where_an_optimizer_can_be(gpu):
+    wrapper = dict(
+        constructor='mmagic.MultiOptimWrapperConstructor',
+        generator=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
+        discriminator=dict(optimizer=dict(type='Adam', foreach=True)),
+        other=dict(optimizer=dict(type='LBFGS')),
+        last=dict(optimizer=dict(type='SGD', lr=0.1, fused=False)),
+    )
+    cfg = merge(make_cfg(optim_wrapper=wrapper), '--fast').optim_wrapper
+    for name, fused in [
+        ('generator', True),
+        ('discriminator', None),
+        ('other', None),
+        ('last', False),
+    ]:
+        assert cfg[name].type == 'mergevq_mm.Bf16OptimWrapper'
+        assert cfg[name].optimizer.get('fused') is fused
+    with pytest.raises(ValueError, match='--fast found no optimizer'):
+        merge(make_cfg(optim_wrapper=None), '--fast')
+    with pytest.raises(SystemExit):
+        merge(make_cfg(), '--fast', '--amp')
+
+
+def test_fast_on_a_cpu_is_refused(monkeypatch):
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cpu')
+    with pytest.raises(ValueError, match='--fast is for GPUs'):
+        merge(make_cfg(), '--fast')
+
+
 def test_compile_and_channels_last_add_the_hook():
     assert 'speed' not in merge(make_cfg()).default_hooks
     hook = merge(make_cfg(), '--compile').default_hooks.speed

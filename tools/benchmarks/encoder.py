@@ -24,8 +24,9 @@ from mergevq_mm.models.backbones.mergevq_encoder import MergeVQEncoder
 from mergevq_mm.models.utils.group_map import raster_order, recover_tokens
 from mergevq_mm.models.utils.merge_schedule import merge_schedule
 from mergevq_mm.models.utils.token_merging import (
+    Matching,
     bipartite_matching,
-    merge_groups,
+    follow_merges,
     merge_tokens,
 )
 from mergevq_mm.utils.flops import count_macs
@@ -86,8 +87,6 @@ class Case:
         self.tokens = torch.randn(
             len(image), 1 + self.length, encoder.embed_dims, device=image.device
         )
-        position = torch.arange(1, self.length + 1, device=image.device)
-        self.group = position.expand(len(image), -1)
 
     def whole(self, keep: int) -> Tensor:
         """Image to K tokens."""
@@ -95,26 +94,25 @@ class Case:
 
     def transformer(self, removed: Sequence[int]) -> Tensor:
         """The blocks alone, on tokens of the same shape."""
-        x, size, group = self.tokens, None, self.group
+        x, size, matches = self.tokens, None, ()
         for layer, r in zip(self.encoder.layers, removed, strict=True):
-            x, size, group = layer(x, size, group, r)
-        return self.in_order(x, group) if any(removed) else x[:, 1:]
+            x, size, matches = layer(x, size, matches, r)
+        return self.in_order(x, matches) if matches else x[:, 1:]
 
     @torch.no_grad()
     def matching(self) -> Tensor:
         """All that merging adds to the blocks, without the blocks."""
-        x, group = self.tokens, self.group
-        size = torch.ones(x.shape[:2], device=x.device)
+        x, size, matches = self.tokens, None, []
         width = x.shape[-1] // self.encoder.layers[0].attn.num_heads
         for r in self.removed:
             if r:
-                match = bipartite_matching(x[..., :width], r)
-                group = merge_groups(group, match, x.shape[1])
-                x, size = merge_tokens(x, size, match)
-        return self.in_order(x, group)
+                matches.append(bipartite_matching(x[..., :width], r))
+                x, size = merge_tokens(x, size, matches[-1])
+        return self.in_order(x, matches)
 
-    def in_order(self, x: Tensor, group: Tensor) -> Tensor:
+    def in_order(self, x: Tensor, matches: Sequence[Matching]) -> Tensor:
         """Tokens without the class token, by first raster position, as in encode."""
+        group = follow_merges(x, matches, self.length)
         return recover_tokens(x[:, 1:], raster_order(group - 1, self.keep)[1])
 
     def work(self, whole: bool) -> dict[str, Callable[[], Tensor]]:

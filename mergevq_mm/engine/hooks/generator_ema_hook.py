@@ -117,8 +117,10 @@ class GeneratorEMAHook(EMAHook):
             ``'generator'``.
         strict_load (bool): Whether a resumed average must have exactly the model's
             names. Defaults to True.
+        ema_type (str): Kind of the average. Defaults to ours, which has the numbers of
+            mmengine's ``ExponentialMovingAverage``.
         **kwargs: Further arguments of :class:`mmengine.hooks.EMAHook` and of its
-            average (``ema_type``, ``interval``, ``begin_iter``, ``begin_epoch`` …).
+            average (``interval``, ``begin_iter``, ``begin_epoch`` …).
 
     Raises:
         ValueError: If ``momentum`` is out of range; in a run, if the model has none of
@@ -131,6 +133,7 @@ class GeneratorEMAHook(EMAHook):
         parts: Iterable[str] | None = None,
         optimizer: str = 'generator',
         strict_load: bool = True,
+        ema_type: str = 'mergevq_mm.MovingAverage',
         **kwargs: Any,
     ) -> None:
         if not 0.0 < momentum < 1.0:
@@ -138,7 +141,7 @@ class GeneratorEMAHook(EMAHook):
                 f'momentum={momentum} is not in (0, 1); it is the share of the new '
                 'weights, 0.001 for a decay of 0.999.'
             )
-        super().__init__(strict_load=strict_load, momentum=momentum, **kwargs)
+        super().__init__(ema_type, strict_load, momentum=momentum, **kwargs)
         self.parts = None if parts is None else tuple(parts)
         self.optimizer = optimizer
         self._model: nn.Module | None = None

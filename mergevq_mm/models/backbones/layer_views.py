@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from ..utils.group_map import in_raster_order, unmerged
+from ..utils.group_map import in_raster_order
 from ..utils.precision import no_autocast
 from ..utils.structures import MergedTokens
+from ..utils.token_merging import follow_merges
 from .mergevq_encoder import MergeVQEncoder
 
 
@@ -40,10 +41,11 @@ def merged_layers(
         ValueError: If the stride does not divide the image, or K cannot be reached.
     """
     x, grid = encoder.embed(images)
-    size, group = None, unmerged(x)
+    size, matches = None, ()
     plan = encoder.plan(grid, keep, removed)
     for block, r in zip(encoder.layers, plan, strict=True):
-        x, size, group = block(x, size, group, r)
+        x, size, matches = block(x, size, matches, r)
+        group = follow_merges(x, matches, grid[0] * grid[1])
         yield in_raster_order(x, size, group, grid)
 
 
@@ -77,17 +79,18 @@ def class_attention(
             f'{-encoder.num_layers} to {encoder.num_layers - 1}.'
         )
     x, grid = encoder.embed(images)
-    size, group = None, unmerged(x)
+    size, matches = None, ()
     plan = encoder.plan(grid, keep)
     wanted = layer % encoder.num_layers
     for block, r in zip(encoder.layers[:wanted], plan[:wanted], strict=True):
-        x, size, group = block(x, size, group, r)
+        x, size, matches = block(x, size, matches, r)
     block = encoder.layers[wanted]
     weights = attention_of_first(
         block.norm1(x), block.attn.qkv, block.attn.num_heads, size
     )  # B×h×T
     count = torch.ones_like(weights[:, 0]) if size is None else size.float()
     share = weights / count.unsqueeze(1)
+    group = follow_merges(x, matches, grid[0] * grid[1])
     positions = group.unsqueeze(1).expand(-1, share.shape[1], -1)  # B×h×L
     return share.gather(2, positions)
 

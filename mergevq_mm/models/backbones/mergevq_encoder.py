@@ -13,7 +13,7 @@ from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.pretrained import init_pretrained
 
 from ..utils.attention import MergingBlock, init_transformer
-from ..utils.group_map import in_raster_order, recover_tokens, unmerged
+from ..utils.group_map import in_raster_order, recover_tokens
 from ..utils.merge_schedule import (
     SCHEDULES,
     check_removed,
@@ -21,6 +21,7 @@ from ..utils.merge_schedule import (
     resolve_keep,
 )
 from ..utils.structures import EmbeddedImage, MergedTokens
+from ..utils.token_merging import Matching, follow_merges
 from .architectures import (
     ARCHITECTURES,
     check_frozen,
@@ -71,6 +72,9 @@ class MergeVQEncoder(BaseBackbone):
             nothing. Defaults to -1.
         drop_path_rate (float): Of the last block, rising linearly. Defaults to 0.
         layer_scale (float): Initial LayerScale. Defaults to 1e-5.
+        recompute_stages (int): Stages of a 'hybrid' stem, from the full resolution
+            down, whose inner maps are computed again in the backward pass instead of
+            kept: less memory, a second forward pass of them. Defaults to 0.
         init_cfg (dict, optional): Initialization. With type 'Pretrained', a checkpoint
             that matches no weight is an error. Defaults to None.
 
@@ -95,13 +99,14 @@ class MergeVQEncoder(BaseBackbone):
         frozen_stages: int = -1,
         drop_path_rate: float = 0.0,
         layer_scale: float = 1e-5,
+        recompute_stages: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         arch = read_architecture(arch)
         one_of('out_type', out_type, self.OUT_TYPES)
         one_of('schedule', schedule, SCHEDULES)
-        self.stem = build_stem(arch, in_channels)
+        self.stem = build_stem(arch, in_channels, recompute_stages)
         self.embed_dims = self.stem.out_channels
         self.stride = self.stem.stride
         self.num_layers = arch['num_layers']
@@ -200,9 +205,10 @@ class MergeVQEncoder(BaseBackbone):
             ValueError: If K cannot be reached.
         """
         x, grid = embedded
-        size, group = None, unmerged(x)
+        size, matches = None, ()
         for layer, r in zip(self.layers, self.plan(grid, keep, removed), strict=True):
-            x, size, group = layer(x, size, group, r)
+            x, size, matches = layer(x, size, matches, r)
+        group = follow_merges(x, matches, grid[0] * grid[1])
         return in_raster_order(x, size, group, grid)
 
     # ------------------------------------------------------------------- backbone
@@ -233,13 +239,13 @@ class MergeVQEncoder(BaseBackbone):
         if mode == 'encode':
             return self.encode(x, keep, removed)
         maps, (x, grid) = self._embed(x)
-        size, group = None, unmerged(x)
+        size, matches = None, ()
         outs = [maps[i] for i in self.out_stages]
         plan = self.plan(grid, self.keep if keep is None else keep, removed)
         for i, (layer, r) in enumerate(zip(self.layers, plan, strict=True)):
-            x, size, group = layer(x, size, group, r)
+            x, size, matches = layer(x, size, matches, r)
             if i in self.out_indices:
-                outs.append(self._format(x, group, grid))
+                outs.append(self._format(x, matches, grid))
         return tuple(outs)
 
     def _embed(self, x: Tensor) -> tuple[list[Tensor], EmbeddedImage]:
@@ -285,12 +291,15 @@ class MergeVQEncoder(BaseBackbone):
         keep = resolve_keep(keep, length)
         return merge_schedule(length, keep, self.num_layers, self.schedule)
 
-    def _format(self, x: Tensor, group: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _format(
+        self, x: Tensor, matches: tuple[Matching, ...], grid: tuple[int, int]
+    ) -> Tensor:
         """Tokens B×(1+K)×D to what ``out_type`` asks for."""
         if self.out_type == 'raw':
             return x
         if self.out_type == 'cls_token':
             return x[:, 0]
+        group = follow_merges(x, matches, grid[0] * grid[1])
         on_grid = recover_tokens(x, group)  # B×L×D
         if self.out_type == 'avg_featmap':
             return on_grid.mean(dim=1)

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ..utils.convolution import ResidualBlock, group_norm
+from ..utils.convolution import (
+    ResidualBlock,
+    check_recompute,
+    group_norm,
+    run_stage,
+)
 
 
 class HybridStem(BaseModule):
@@ -21,6 +26,8 @@ class HybridStem(BaseModule):
         norm_groups (int): Groups of the norms. Defaults to 32; a network narrower than
             64 channels learns better with fewer, as one channel a group hides how
             bright an image is.
+        recompute_stages (int): Stages, from the full resolution down, whose inner maps
+            are computed again in the backward pass instead of kept. Defaults to 0.
     """
 
     def __init__(
@@ -30,8 +37,10 @@ class HybridStem(BaseModule):
         channel_mult: Sequence[int],
         num_res_blocks: int,
         norm_groups: int = 32,
+        recompute_stages: int = 0,
     ) -> None:
         super().__init__()
+        self.recompute_stages = recompute_stages
         widths = [base_channels * mult for mult in channel_mult]
         self.out_channels = widths[-1]
         self.stage_channels = tuple(widths)
@@ -55,7 +64,7 @@ class HybridStem(BaseModule):
         maps = []
         x = self.conv_in(x)
         for i, stage in enumerate(self.stages):
-            x = stage(x)
+            x = run_stage(stage, x, i < self.recompute_stages)
             maps.append(x)
             if i < len(self.downsamples):
                 x = self.downsamples[i](x)
@@ -93,16 +102,24 @@ class PatchStem(BaseModule):
         return [self.norm(self.projection(x))]
 
 
-def build_stem(arch: dict, in_channels: int) -> HybridStem | PatchStem:
+def build_stem(
+    arch: dict, in_channels: int, recompute_stages: int = 0
+) -> HybridStem | PatchStem:
     """The stem of an architecture.
 
     Args:
         arch (dict): What ``read_architecture`` returns.
         in_channels (int): Channels of the image.
+        recompute_stages (int): See :class:`HybridStem`; at most the stages of the stem,
+            of which a 'patch' stem has none to recompute. Defaults to 0.
 
     Returns:
         HybridStem | PatchStem: By the architecture's ``stem``.
+
+    Raises:
+        ValueError: If there are no so many stages to recompute.
     """
+    check_recompute(recompute_stages, len(arch.get('channel_mult', ())))
     if arch['stem'] == 'patch':
         return PatchStem(
             in_channels, arch['embed_dims'], arch['patch_size'], arch.get('norm_groups')
@@ -113,4 +130,5 @@ def build_stem(arch: dict, in_channels: int) -> HybridStem | PatchStem:
         arch['channel_mult'],
         arch.get('num_res_blocks', 4),
         arch.get('norm_groups', 32),
+        recompute_stages,
     )

@@ -11,7 +11,14 @@ from torch.nn import functional as F
 from mergevq_mm.registry import MODELS
 
 from ..utils.attention import GridBlock, init_transformer
-from ..utils.convolution import AdaptiveGroupNorm, ResidualBlock, Upsample, group_norm
+from ..utils.convolution import (
+    AdaptiveGroupNorm,
+    ResidualBlock,
+    Upsample,
+    check_recompute,
+    group_norm,
+    run_stage,
+)
 
 
 @MODELS.register_module()
@@ -34,6 +41,9 @@ class MergeVQDecoder(BaseModule):
         layer_scale (float): Initial LayerScale. Defaults to 1e-5.
         norm_groups (int): Groups of the norms. Defaults to 32.
         out_channels (int): Channels of the image. Defaults to 3.
+        recompute_stages (int): Stages, from the full resolution down, whose inner maps
+            are computed again in the backward pass instead of kept: less memory, a
+            second forward pass of them. Defaults to 0.
         init_cfg (dict, optional): Initialization. Defaults to None.
     """
 
@@ -48,11 +58,14 @@ class MergeVQDecoder(BaseModule):
         layer_scale: float = 1e-5,
         norm_groups: int = 32,
         out_channels: int = 3,
+        recompute_stages: int = 0,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         widths = [base_channels * mult for mult in channel_mult]
         dim = widths[-1]
+        check_recompute(recompute_stages, len(widths))
+        self.recomputed_from = len(widths) - recompute_stages
         self.bits = bits
         self.stride = 2 ** (len(widths) - 1)
         self.conv_in = nn.Conv2d(bits, dim, 3, padding=1)
@@ -109,7 +122,8 @@ class MergeVQDecoder(BaseModule):
             x = layer(x, grid)
         x = x.transpose(1, 2).unflatten(2, grid)  # B×D×h×w
         for i, stage in enumerate(self.stages):
-            x = stage(self.adaptive_norms[i](x, codes))
+            x = self.adaptive_norms[i](x, codes)
+            x = run_stage(stage, x, i >= self.recomputed_from)
             if i < len(self.upsamples):
                 x = self.upsamples[i](x)
         return self.conv_out(F.silu(self.norm_out(x)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -128,6 +128,23 @@ class FrozenTokenizer(FrozenModel):
         Raises:
             ValueError: If the images have another size, or K cannot be reached.
         """
+        return self.encode_each(images, [keep])[0]
+
+    def encode_each(
+        self, images: Tensor, keeps: Sequence[int | None]
+    ) -> list[EncodedImages]:
+        """Codes and source maps at several K; the stem, equal for all, runs once.
+
+        Args:
+            images (Tensor): B×3×H×W in [-1, 1], of ``image_size``.
+            keeps (Sequence[int | None]): Each as of :meth:`encode`.
+
+        Returns:
+            list[EncodedImages]: For each of ``keeps`` what :meth:`encode` returns.
+
+        Raises:
+            ValueError: As of :meth:`encode`.
+        """
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(
                 f'images of {images.shape[-2]}x{images.shape[-1]} pixels do not fit a '
@@ -135,10 +152,14 @@ class FrozenTokenizer(FrozenModel):
                 'crop them to that.'
             )
         parts = self._ready()
+        found = []
         with no_autocast(images):
-            merged = parts.backbone(self.normalize(images), keep, mode='encode')
-            index = parts.quantizer(merged.tokens).index
-        return EncodedImages(index, merged.group, merged.grid)
+            embedded = parts.backbone.embed(self.normalize(images))
+            for keep in keeps:
+                merged = parts.backbone.encode_embedded(embedded, keep)
+                index = parts.quantizer(merged.tokens).index
+                found.append(EncodedImages(index, merged.group, merged.grid))
+        return found
 
     def decode(
         self,

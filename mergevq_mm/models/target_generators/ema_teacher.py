@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.logging import MessageHub
-from mmengine.model import BaseModule, ExponentialMovingAverage
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.distributed import unwrap
 
+from ..utils.moving_average import MovingAverage
 
-class CosineAverage(ExponentialMovingAverage):
+
+class CosineAverage(MovingAverage):
     """A moving average whose momentum follows a cosine over the run.
 
     Differences: mmpretrain's ``CosineEMA`` counts updates, of which there are fewer
@@ -31,22 +33,13 @@ class CosineAverage(ExponentialMovingAverage):
         super().__init__(model, momentum)
         self.end_momentum = end_momentum
 
-    def avg_func(
-        self, averaged_param: Tensor, source_param: Tensor, steps: int
-    ) -> None:
-        """Move one parameter towards the model's.
-
-        Args:
-            averaged_param (Tensor): Changed in place.
-            source_param (Tensor): The model's.
-            steps (int): Number of updates so far; not used.
-        """
+    def share(self) -> float:
+        """Share of the model in the next update, by the iteration of the run."""
         hub = MessageHub.get_current_instance()
         iterations = hub.get_info('iter', -1) + 1
         done = iterations / max(hub.get_info('max_iters', 1), 1)
         fall = (math.cos(math.pi * min(done, 1.0)) + 1) / 2
-        momentum = self.end_momentum + (self.momentum - self.end_momentum) * fall
-        averaged_param.lerp_(source_param, momentum)
+        return self.end_momentum + (self.momentum - self.end_momentum) * fall
 
 
 @MODELS.register_module()
@@ -89,7 +82,7 @@ class EMATeacher(BaseModule):
         self.momentum = momentum
         self.end_momentum = end_momentum
         self.mode = mode
-        self.average: ExponentialMovingAverage | None = None
+        self.average: MovingAverage | None = None
 
     def attach(self, **students: nn.Module) -> None:
         """Makes the averaged copies, from modules that are not wrapped for DDP yet.
@@ -103,7 +96,7 @@ class EMATeacher(BaseModule):
         _check(students)
         modules = nn.ModuleDict(students)
         if self.end_momentum is None:
-            self.average = ExponentialMovingAverage(modules, self.momentum)
+            self.average = MovingAverage(modules, self.momentum)
         else:
             self.average = CosineAverage(modules, self.momentum, self.end_momentum)
         self.train(self.training)
@@ -148,7 +141,7 @@ class EMATeacher(BaseModule):
     def init_weights(self) -> None:
         """Does nothing: the weights come from the student."""
 
-    def _averaged(self) -> ExponentialMovingAverage:
+    def _averaged(self) -> MovingAverage:
         if self.average is None:
             raise RuntimeError('EMATeacher has no networks; call attach() first.')
         return self.average

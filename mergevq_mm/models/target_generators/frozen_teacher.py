@@ -104,7 +104,9 @@ class FrozenTeacher(BaseModule):
         self.init_weights()
         feature = _pool(self.model(view), self.pool_size).float()
         if self._moments is not None:
+            # Kept where they are needed: a copy in each step would wait for the device.
             mean, std = (moment.to(feature.device) for moment in self._moments)
+            self._moments = mean, std
             feature = (feature - mean) / std
         return feature
 

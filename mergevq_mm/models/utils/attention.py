@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from mmengine.model import BaseModule
 from timm.layers import DropPath, LayerScale, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .token_merging import bipartite_matching, merge_groups, merge_tokens
+from .token_merging import Matching, bipartite_matching, merge_tokens
 
 
 class Attention(nn.Module):
@@ -43,7 +42,7 @@ class Attention(nn.Module):
                 None, all the same.
 
         Returns:
-            tuple[Tensor, Tensor]: B×T×D, and the keys averaged over the heads, B×T×D/h.
+            tuple[Tensor, Tensor]: B×T×D, and the keys, B×h×T×D/h.
         """
         batch, length, dim = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.num_heads, dim // self.num_heads)
@@ -53,7 +52,7 @@ class Attention(nn.Module):
             bias = size.log().to(q.dtype)[:, None, None, :]  # B×1×1×T
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = out.transpose(1, 2).reshape(batch, length, dim)
-        return self.proj(out), k.mean(dim=1)
+        return self.proj(out), k
 
 
 class MixMlp(nn.Module):
@@ -101,29 +100,29 @@ class MergingBlock(BaseModule):
         self.drop_path = DropPath(drop_path)
 
     def forward(
-        self, x: Tensor, size: Tensor | None, group: Tensor, r: int
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        self, x: Tensor, size: Tensor | None, matches: tuple[Matching, ...], r: int
+    ) -> tuple[Tensor, Tensor | None, tuple[Matching, ...]]:
         """Attend, merge the r most similar pairs, transform.
 
         Args:
             x (Tensor): B×T×D, the class token first.
             size (Tensor, optional): Sizes of the tokens, B×T; None while all are 1.
-            group (Tensor): Token of each raster position, B×L.
+            matches (tuple[Matching]): Merges of the blocks before.
             r (int): Number of pairs to merge.
 
         Returns:
-            tuple: The same three for the T - r tokens that are left.
+            tuple: The same three for the T - r tokens that are left; what stands for
+            which raster position is told by
+            :func:`~mergevq_mm.models.utils.token_merging.follow_merges`.
         """
         attended, keys = self.attn(self.norm1(x), size)
         x = x + self.drop_path(self.ls1(attended))
         if r > 0:
-            match = bipartite_matching(keys, r)
-            if size is None:
-                size = torch.ones(x.shape[:2], dtype=torch.float32, device=x.device)
-            group = merge_groups(group, match, x.shape[1])
+            match = bipartite_matching(keys.mean(dim=1), r)
             x, size = merge_tokens(x, size, match)
+            matches = (*matches, match)
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
-        return x, size, group
+        return x, size, matches
 
 
 class GridBlock(BaseModule):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 def group_norm(channels: int, groups: int = 32, affine: bool = True) -> nn.GroupNorm:
@@ -42,6 +44,36 @@ class ResidualBlock(nn.Module):
         hidden = self.conv1(F.silu(self.norm1(x)))
         hidden = self.conv2(F.silu(self.norm2(hidden)))
         return self.shortcut(x) + hidden
+
+
+def run_stage(stage: nn.Module, x: Tensor, recompute: bool) -> Tensor:
+    """Run residual blocks, keeping what lies between them for the backward pass or not.
+
+    At full resolution a residual block keeps some ten maps of the size of its output.
+    Recomputed, the stage keeps its input alone and runs forward twice in a training.
+
+    Args:
+        stage (nn.Module): Maps B×C×H×W to B×C'×H×W.
+        x (Tensor): B×C×H×W.
+        recompute (bool): Whether to compute the stage again in the backward pass.
+
+    Returns:
+        Tensor: B×C'×H×W, and gradients, as without.
+    """
+    if not (recompute and torch.is_grad_enabled()):
+        return stage(x)
+    # Nothing in a stage is random: no state of the random numbers to carry along.
+    return checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
+
+
+def check_recompute(recompute_stages: int, number: int) -> None:
+    """Refuse to recompute stages that are not there."""
+    if not 0 <= recompute_stages <= number:
+        raise ValueError(
+            f'recompute_stages={recompute_stages} lies outside [0, {number}]; give how '
+            'many of the convolutional stages, from the full resolution down, to '
+            'compute again in the backward pass.'
+        )
 
 
 class Upsample(nn.Module):

@@ -126,19 +126,6 @@ def group_sizes(group: Tensor, keep: int) -> Tensor:
     return zeros.scatter_add(1, group, torch.ones_like(group))
 
 
-def unmerged(tokens: Tensor) -> Tensor:
-    """Source map of tokens of which none has merged, the class token counted at 0.
-
-    Args:
-        tokens (Tensor): The class token, then one a position, B×(1+L)×D.
-
-    Returns:
-        Tensor: B×L int64, from 1 to L.
-    """
-    batch, number, _ = tokens.shape
-    return torch.arange(1, number, device=tokens.device).expand(batch, -1)
-
-
 def in_raster_order(
     x: Tensor, size: Tensor | None, group: Tensor, grid: tuple[int, int]
 ) -> MergedTokens:

@@ -1,17 +1,19 @@
 """Token merging: bipartite soft matching, written from the published algorithm.
 
 Bolya et al., "Token Merging: Your ViT But Faster" (ICLR 2023), as MergeVQ uses it
-(paper section 3.2): the tokens of a layer are dealt alternately to two sides A and B,
-each token of A looks for the most similar one of B, and the r most similar pairs become
-one token each. The class token, at position 0, takes no part.
+(paper section 3.2): behind the class token, which takes no part, the tokens of a layer
+are dealt alternately to two sides B and A, each token of A looks for the most similar
+one of B, and the r most similar pairs become one token each.
 
-All shapes depend on Python integers alone, nothing is read back to the host and no
-floating-point atomics are used, so the functions compile, capture in a CUDA graph and
-give the same numbers in each run.
+All shapes depend on Python integers alone, nothing is read back to the host and sums
+have a fixed order on any device, so the functions compile, capture in a CUDA graph and
+give the same numbers in each run. They are made of few operators, as starting a kernel
+costs a GPU more than what most of them compute.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,11 +24,15 @@ from .precision import no_autocast
 
 
 class Matching(NamedTuple):
-    """Which tokens of a layer merge, for T = 1 + t tokens of which r go.
+    """Which tokens of a layer merge: r of the a of side A into the b of side B.
+
+    A layer of T tokens has b = T // 2, its tokens 1, 3, 5, …, and a = (T - 1) // 2, its
+    tokens 2, 4, 6, ….
 
     Attributes:
-        kept (Tensor): Positions in A of the tokens that stay, B×(|A| - r), ascending.
-        merged (Tensor): Positions in A of the tokens that merge, B×r.
+        kept (Tensor): Positions in A of the tokens that stay, B×(a-r), ascending.
+        merged (Tensor): Positions in A of the tokens that merge, B×r, the most similar
+            pair first.
         target (Tensor): Position in B that each of the merged ones joins, B×r.
     """
 
@@ -58,9 +64,8 @@ def bipartite_matching(metric: Tensor, r: int) -> Matching:
         )
     with no_autocast(metric):
         unit = F.normalize(metric.float(), dim=-1)
-        similarity = unit[:, 0::2] @ unit[:, 1::2].transpose(1, 2)  # B×|A|×|B|
-        best, partner = similarity.max(dim=-1)  # B×|A|
-    best[:, 0] = -torch.inf  # the class token stands at A's position 0
+        similarity = torch.bmm(unit[:, 2::2], unit[:, 1::2].transpose(1, 2))  # B×a×b
+        best, partner = similarity.max(dim=-1)  # B×a
     ranked = best.argsort(dim=-1, descending=True, stable=True)
     merged = ranked[:, :r]
     kept = ranked[:, r:].sort(dim=-1).values
@@ -68,61 +73,104 @@ def bipartite_matching(metric: Tensor, r: int) -> Matching:
 
 
 def merge_tokens(
-    tokens: Tensor, size: Tensor, match: Matching
+    tokens: Tensor, size: Tensor | None, match: Matching
 ) -> tuple[Tensor, Tensor]:
     """Replace each group by the mean of its members, weighted by their sizes.
 
-    The order of the result is A's remaining tokens, then all of B.
+    The order of the result is the class token, A's remaining tokens, then all of B.
 
     Args:
         tokens (Tensor): B×T×D.
-        size (Tensor): Positions that each token stands for, B×T.
+        size (Tensor, optional): Positions that each token stands for, B×T; None while
+            all are 1.
         match (Matching): From :func:`bipartite_matching`, r pairs.
 
     Returns:
         tuple[Tensor, Tensor]: Tokens B×(T-r)×D, differentiable in ``tokens``, and their
         sizes B×(T-r).
     """
-    in_b = torch.arange(tokens.shape[1] // 2, device=tokens.device)
-    # Which merged token joins which of B, B×|B|×r. A product with it adds up the
-    # members of a group in a fixed order, which scatter_add on a GPU does not.
-    joins = (match.target.unsqueeze(1) == in_b.unsqueeze(-1)).to(size.dtype)
-
-    a, b = tokens[:, 0::2], tokens[:, 1::2]
-    size_a, size_b = size[:, 0::2].unsqueeze(-1), size[:, 1::2].unsqueeze(-1)
-    size_merged = _take(size_a, match.merged)  # B×r×1
-    weighted = _take(a, match.merged) * size_merged  # B×r×D
-    with no_autocast(tokens):
-        new_size_b = size_b + joins @ size_merged
-        new_b = (b * size_b + joins @ weighted.to(size.dtype)) / new_size_b
-    return (
-        torch.cat([_take(a, match.kept), new_b.to(tokens.dtype)], dim=1),
-        torch.cat([_take(size_a, match.kept), new_size_b], dim=1).squeeze(-1),
-    )
+    if size is None:
+        one = torch.ones(1, 1, 1, dtype=torch.float32, device=tokens.device)
+        parts = [tokens, one.expand(*tokens.shape[:2], 1)]
+    else:
+        size = size.unsqueeze(-1)
+        parts = [tokens * size, size]
+    # Sums of members with their weight as one more channel: one gather moves both.
+    sums = torch.cat(parts, dim=-1)  # B×T×(D+1)
+    a, b = sums[:, 2::2], sums[:, 1::2]
+    b = add_rows(b, match.target, take_rows(a, match.merged))
+    sums = torch.cat([sums[:, :1], take_rows(a, match.kept), b], dim=1)
+    weight = sums[..., -1].detach()
+    mean = sums[..., :-1] / weight.unsqueeze(-1)
+    return mean.to(tokens.dtype), weight
 
 
-def merge_groups(group: Tensor, match: Matching, length: int) -> Tensor:
-    """Follow the raster positions through one merge.
+def add_rows(base: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    """Add rows to those that they belong to, in a fixed order.
+
+    ``scatter_add`` goes through the rows one after another on a CPU, but by atomics, in
+    another order at each run, on a GPU; there a product with the one-hot matrix of
+    ``target`` does it.
 
     Args:
-        group (Tensor): Token of each raster position before the merge, B×L int64, as
-            position in the sequence of ``length`` tokens with the class token.
-        match (Matching): The merge.
-        length (int): Tokens before the merge, T.
+        base (Tensor): B×n×D.
+        target (Tensor): Row of ``base`` that each of the rows is added to, B×r int64.
+        rows (Tensor): B×r×D.
 
     Returns:
-        Tensor: Token of each raster position after the merge, B×L int64.
+        Tensor: B×n×D, differentiable in ``base`` and ``rows``.
     """
-    batch, kept = match.kept.shape
-    after = torch.empty(batch, length, dtype=torch.int64, device=group.device)
-    in_b = torch.arange(length // 2, device=group.device)
-    after[:, 1::2] = kept + in_b
-    after.scatter_(1, 2 * match.merged, kept + match.target)
-    in_kept = torch.arange(kept, device=group.device).expand(batch, kept)
-    after.scatter_(1, 2 * match.kept, in_kept)
-    return after.gather(1, group)
+    if not base.is_cuda:
+        return base.scatter_add(1, _wide(target, rows.shape[-1]), rows)
+    return add_rows_by_product(base, target, rows)
 
 
-def _take(tokens: Tensor, position: Tensor) -> Tensor:
+def add_rows_by_product(base: Tensor, target: Tensor, rows: Tensor) -> Tensor:
+    """:func:`add_rows` by a product, which has one order on any device."""
+    shape = (*target.shape, base.shape[1])
+    one_hot = torch.zeros(shape, dtype=rows.dtype, device=rows.device)  # B×r×n
+    one_hot.scatter_(2, target.unsqueeze(-1), 1.0)
+    with no_autocast(base):
+        return torch.baddbmm(base, one_hot.transpose(1, 2), rows)
+
+
+def take_rows(tokens: Tensor, position: Tensor) -> Tensor:
     """Tokens at the given positions: B×T×D, B×n -> B×n×D."""
-    return tokens.gather(1, position.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    return tokens.gather(1, _wide(position, tokens.shape[-1]))
+
+
+def _wide(index: Tensor, width: int) -> Tensor:
+    """The same index for each channel: B×n -> B×n×D."""
+    return index.unsqueeze(-1).expand(-1, -1, width)
+
+
+def follow_merges(x: Tensor, matches: Sequence[Matching], length: int) -> Tensor:
+    """Follow the raster positions through all merges, at the end of them.
+
+    Each token goes by the name of one of its positions, its leader. A token that joins
+    another one names the other's leader as its own; following these names from a
+    position to the last of them leads to the token that stands for it.
+
+    Args:
+        x (Tensor): What is left of the tokens, B×(1+K)×D, for its batch and device.
+        matches (Sequence[Matching]): One for each layer that merged, in their order.
+        length (int): Raster positions, L.
+
+    Returns:
+        Tensor: Token of each raster position, the class token counted at 0, B×L int64.
+    """
+    batch, left, _ = x.shape
+    names = torch.arange(1 + length, device=x.device).expand(batch, -1)
+    if not matches:
+        return names[:, 1:]
+    leader, joining, joined = names, [], []
+    for kept, merged, target in matches:
+        a, b = leader[:, 2::2], leader[:, 1::2]
+        joining.append(a.gather(1, merged))
+        joined.append(b.gather(1, target))
+        leader = torch.cat([leader[:, :1], a.gather(1, kept), b], dim=1)
+    last = names.scatter(1, torch.cat(joining, dim=1), torch.cat(joined, dim=1))
+    for _ in range((len(matches) - 1).bit_length()):
+        last = last.gather(1, last)  # twice as many steps as before
+    number = torch.arange(left, device=x.device).expand(batch, -1)
+    return names.scatter(1, leader, number).gather(1, last[:, 1:])
