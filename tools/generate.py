@@ -19,6 +19,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,7 @@ from mmengine.config import DictAction
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 from mergevq_mm.utils import config as config_utils
 from mergevq_mm.utils.config_options import merge_options
+from mergevq_mm.utils.pixel_file import PixelFile
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from mergevq_mm.models.generators.token_generator import TokenGenerator
 
 GRID_COLUMNS, GRID_ROWS = 16, 10
+WRITERS = 4  # threads
 
 
 class Sample(NamedTuple):
@@ -57,6 +60,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=32, help='of a process')
     parser.add_argument('--seed', type=int, help="defaults to the config's, or 0")
     parser.add_argument('--device', help='defaults to cuda if there is one')
+    parser.add_argument(
+        '--dtype',
+        choices=['fp32', 'bf16'],
+        default='fp32',
+        help='of weights and cache; the tokenizer stays in fp32. Defaults to fp32',
+    )
     group = parser.add_argument_group(
         'sampling', "Without them, what the config's model.sample_cfg says."
     )
@@ -86,7 +95,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument(
         '--step',
-        choices=['eager', 'compile', 'graph'],
+        choices=['eager', 'compile', 'graph', 'compile-graph'],
         help='how the step of one token runs, of MergeAR',
     )
     group.add_argument('--num-steps', type=int, help='steps for the K codes, of RandAR')
@@ -221,8 +230,11 @@ def generate(
     seed: int,
     batch_size: int,
     options: dict[str, Any],
+    pixels: PixelFile | None = None,
 ) -> dict[str, list[float]]:
     """Generate this process's share of the images and write them.
+
+    Files of a batch are written by threads while the next one is drawn.
 
     Args:
         model (TokenGenerator): The model.
@@ -231,6 +243,7 @@ def generate(
         seed (int): Of the run.
         batch_size (int): Images at a time.
         options (dict[str, Any]): Of sampling.
+        pixels (PixelFile, optional): Gets the images, too. Defaults to None.
 
     Returns:
         dict[str, list[float]]: Diagnostics, one number an image.
@@ -241,17 +254,30 @@ def generate(
     from mergevq_mm.visualization import save_png, to_uint8
 
     rank, world = get_rank(), get_world_size()
-    mine, stats = samples[rank::world], {}
+    mine, stats = list(enumerate(samples))[rank::world], {}
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    for batch in batches if rank else with_progress(batches, world):
-        labels = [sample.label for sample in batch]
-        seeds = seeds_of(seed, [sample.number for sample in batch])
-        images, drawn = model.generate(labels, seeds=seeds, **options)
-        for sample, image in zip(batch, images, strict=True):
-            path = path_of(out, sample, model.num_classes)
-            save_png(path, to_uint8((image + 1) / 2))
-        for name, values in drawn.stats.items():
-            stats.setdefault(name, []).extend(values.float().tolist())
+
+    def write(number: int, image: np.ndarray) -> None:
+        save_png(path_of(out, samples[number], model.num_classes), image)
+        if pixels is not None:
+            pixels.write(number, image)
+
+    with ThreadPoolExecutor(WRITERS) as writers:
+        written: list[Future] = []
+        for batch in batches if rank else with_progress(batches, world):
+            labels = [sample.label for _, sample in batch]
+            seeds = seeds_of(seed, [sample.number for _, sample in batch])
+            images, drawn = model.generate(labels, seeds=seeds, **options)
+            for future in written:  # no more than a batch is under way; tells errors
+                future.result()
+            written = [
+                writers.submit(write, number, to_uint8((image + 1) / 2))
+                for (number, _), image in zip(batch, images, strict=True)
+            ]
+            for name, values in drawn.stats.items():
+                stats.setdefault(name, []).extend(values.float().tolist())
+        for future in written:
+            future.result()
     return stats
 
 
@@ -275,22 +301,21 @@ def write_grid(out: Path, samples: Sequence[Sample], num_classes: int) -> None:
     save_png(out / 'grid.png', tile(list(rows.values()), [str(c) for c in labels]))
 
 
-def write_npz(out: Path, samples: Sequence[Sample], num_classes: int) -> Path:
-    """All images as ``arr_0``, N×H×W×3 uint8, and their ``labels``, one by one."""
-    files = [path_of(out, sample, num_classes) for sample in samples]
-    shape = (len(files), *read_png(files[0]).shape)
+def write_npz(out: Path, samples: Sequence[Sample], pixels: PixelFile) -> Path:
+    """All images as ``arr_0``, N×H×W×3 uint8, and their ``labels``."""
+    shape = (len(samples), *pixels.shape)
     path = out / f'samples_{"x".join(map(str, shape))}.npz'
     partial = path.with_suffix('.partial')
     header = {'descr': '|u1', 'fortran_order': False, 'shape': shape}
     with zipfile.ZipFile(partial, 'w') as archive:
         with archive.open('arr_0.npy', 'w', force_zip64=True) as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for path_of_image in files:
-                file.write(read_png(path_of_image).tobytes())
+            pixels.copy_to(file, len(samples))
         with archive.open('labels.npy', 'w') as file:
             labels = np.array([sample.label for sample in samples], dtype=np.int64)
             np.lib.format.write_array(file, labels)
     os.replace(partial, path)
+    pixels.path.unlink()
     return path
 
 
@@ -309,6 +334,8 @@ def start_processes(device: str | None) -> str:
 def run(args: argparse.Namespace) -> None:
     from mmengine.dist import all_gather_object, barrier, is_main_process
 
+    from mergevq_mm.models.generators.precision import set_precision
+
     cfg = config_utils.load_config(args.config)
     merge_options(cfg, args.cfg_options, ('model', 'data_preprocessor'))
     if args.batch_size < 1:
@@ -316,12 +343,14 @@ def run(args: argparse.Namespace) -> None:
             f'--batch-size {args.batch_size} draws nothing; give at least 1.'
         )
     model = build_generator(cfg, args.checkpoint, start_processes(args.device))
+    set_precision(model, args.dtype)
     samples = plan(model.num_classes, args.classes, args.num_per_class)
     out, options = Path(args.out), sampling_options(args)
     seed = model.sample_cfg.get('seed', 0) if args.seed is None else args.seed
 
     start = time.monotonic()
-    stats = generate(model, samples, out, seed, args.batch_size, options)
+    pixels = PixelFile(out / 'pixels.partial') if args.npz else None
+    stats = generate(model, samples, out, seed, args.batch_size, options, pixels)
     seconds = time.monotonic() - start
     gathered = all_gather_object(stats)
     barrier()
@@ -337,6 +366,7 @@ def run(args: argparse.Namespace) -> None:
         'checkpoint': args.checkpoint,
         'images': len(samples),
         'seed': seed,
+        'dtype': args.dtype,
         'sampling': {**model.sample_cfg, **options},
         'seconds': round(seconds, 2),
         'mean_of_images': means,
@@ -344,7 +374,7 @@ def run(args: argparse.Namespace) -> None:
     (out / 'samples.json').write_text(json.dumps(made, indent=2) + '\n')
     print(f'{len(samples)} images in {seconds:.1f} s: {out}/, {out / "grid.png"}')
     if args.npz:
-        print(f'ADM evaluation suite: {write_npz(out, samples, model.num_classes)}')
+        print(f'ADM evaluation suite: {write_npz(out, samples, pixels)}')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -39,6 +39,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
     parser.add_argument(
+        '--dtype',
+        choices=['fp32', 'bf16'],
+        default='fp32',
+        help="of a generator's weights and cache. Defaults to fp32",
+    )
+    parser.add_argument(
         '--compile',
         action='store_true',
         help='compile the networks (see docs/speed.md)',
@@ -176,9 +182,15 @@ def main() -> None:
     from mmengine.runner import Runner
 
     from mergevq_mm.engine.testing import run_test
-    from mergevq_mm.utils.distributed import end_process_group
+    from mergevq_mm.models.generators.precision import set_precision
+    from mergevq_mm.utils.distributed import end_process_group, unwrap
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if args.dtype != 'fp32':
+        try:  # the checkpoint is converted as it is loaded
+            set_precision(unwrap(runner.model), args.dtype)
+        except ValueError as error:
+            sys.exit(f'error: {error}')
     if args.out and args.out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = run_test(runner)

@@ -55,6 +55,11 @@ class EditingInferencer(ImageInferencer):
     ``image`` (H×W×3 uint8), ``index`` (L codes), ``keep`` and ``stats``. The n-th
     variant depends on the seed and on n alone.
 
+    Args:
+        *args: Of :class:`MergeVQInferencer`.
+        dtype (str): See :class:`GenerationInferencer`. Defaults to 'fp32'.
+        **kwargs: Of :class:`MergeVQInferencer`.
+
     Examples:
         >>> from mergevq_mm.apis import EditingInferencer
         >>> edit = EditingInferencer('folder-of-a-generator')
@@ -65,6 +70,12 @@ class EditingInferencer(ImageInferencer):
     forward_kwargs = GenerationInferencer.forward_kwargs | {'label'}
     postprocess_kwargs = {'out_dir'}
     task = 'edit'
+
+    def __init__(self, *args: Any, dtype: str = 'fp32', **kwargs: Any) -> None:
+        from mergevq_mm.models.generators.precision import set_precision
+
+        super().__init__(*args, **kwargs)
+        set_precision(self.model, dtype)
 
     def check_model(self) -> None:
         """See :class:`MergeVQInferencer`."""

@@ -38,6 +38,12 @@ class GenerationInferencer(MergeVQInferencer):
     ``place``, ``image`` (H×W×3 uint8), ``index`` (the drawn codes), ``keep`` and
     ``stats``, numbers such as the ``distinct`` codes and the ``cache_bytes``.
 
+    Args:
+        *args: Of :class:`MergeVQInferencer`.
+        dtype (str): 'bf16' draws with weights and cache in bfloat16, the tokenizer's in
+            float32; a model that is given is converted itself. Defaults to 'fp32'.
+        **kwargs: Of :class:`MergeVQInferencer`.
+
     Examples:
         >>> from mergevq_mm.apis import GenerationInferencer
         >>> generate = GenerationInferencer('folder-of-a-generator')
@@ -60,6 +66,12 @@ class GenerationInferencer(MergeVQInferencer):
     }
     postprocess_kwargs = {'out_dir'}
     task = 'generate'
+
+    def __init__(self, *args: Any, dtype: str = 'fp32', **kwargs: Any) -> None:
+        from mergevq_mm.models.generators.precision import set_precision
+
+        super().__init__(*args, **kwargs)
+        set_precision(self.model, dtype)
 
     def check_model(self) -> None:
         """See :class:`MergeVQInferencer`."""

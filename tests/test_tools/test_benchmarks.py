@@ -500,8 +500,8 @@ def test_what_a_pass_reads(tools: Tools, tiny: ModuleType) -> None:
     model = tiny.make(tiny.MergeAR, window=2)  # width 32, P = 2
     blocks = [2 * (4 * 32 * 32 + 3 * 32 * 96 + 2 * 32), 4 * 32 * 32 + 3 * 32 * 96 + 64]
     weights = blocks[0] + 2 * (blocks[1] + 32) + 32 * (8 + 32)
-    assert bench.weight_bytes(model, amp=False) == 4 * weights
-    assert bench.weight_bytes(model, amp=True) == 2 * weights
+    assert bench.weight_bytes(model, element=4) == 4 * weights
+    assert bench.weight_bytes(model, element=2) == 2 * weights
     index = torch.tensor([[5] * 30, [*range(29), 0]])
     stats = {'passes': torch.tensor([30, 10])}
     drawn = bench.SampledCodes(index, 4, True, stats)

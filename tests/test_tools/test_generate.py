@@ -19,6 +19,7 @@ from tiny_generator import CLASSES, build
 from tiny_mergevq import model_cfg
 from torch import nn
 
+from mergevq_mm.apis import GenerationInferencer
 from mergevq_mm.models.generators import MergeAR, RandAR, decoding_step
 from mergevq_mm.models.generators.code_generator import CodeGenerator
 from mergevq_mm.models.generators.generation_request import seeds_of
@@ -242,6 +243,37 @@ def test_flags_of_real_generators(
     if kind == 'MergeAR':  # drafts need slots of their own
         assert slots["['--speculative', '2']"] == slots['[]'] + 2
         assert slots["['--speculative']"] == slots['[]'] + 4
+
+
+@pytest.mark.parametrize('kind', ['MergeAR', 'RandAR'])
+def test_half_precision(tool: ModuleType, tmp_path: Path, kind: str) -> None:
+    model, files = real_generator(tmp_path, kind)
+    common = ['--classes', '2', '--device', 'cpu', '--seed', '5']
+    tool.main([*files, '--out', str(tmp_path / 'half'), '--dtype', 'bf16', *common])
+    assert json.loads((tmp_path / 'half/samples.json').read_text())['dtype'] == 'bf16'
+    infer = GenerationInferencer(model, dtype='bf16', device='cpu')
+    assert {p.dtype for p in model.transformer.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.tokenizer.parameters()} == {torch.float32}
+    (result,) = infer([2], seed=5)
+    np.testing.assert_array_equal(read(tmp_path / 'half/2/00000.png'), result['image'])
+    with pytest.raises(ValueError, match="dtype='fp8' is not known; choose one of"):
+        GenerationInferencer(model, dtype='fp8', device='cpu')
+
+
+def test_a_file_that_cannot_be_written_ends_the_run(
+    tool: ModuleType, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although it is written by a thread."""
+    from mergevq_mm import visualization
+
+    def full(path: Path, image: np.ndarray) -> None:
+        if path.parent.name == '1':
+            raise ValueError('the disk is full; free some space.')
+
+    monkeypatch.setattr(visualization, 'save_png', full)
+    with pytest.raises(SystemExit, match='^error: the disk is full; free some space'):
+        tool.main([*files, '--out', str(tmp_path / 'out'), '--batch-size', '1'])
+    assert not (tmp_path / 'out' / 'samples.json').exists()
 
 
 @pytest.mark.parametrize(

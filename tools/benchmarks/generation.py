@@ -21,6 +21,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,11 @@ from torch import Tensor, nn
 import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
 from mergevq_mm.models.generators import MergeAR, RandAR, SampledCodes
 from mergevq_mm.models.generators.code_generator import CodeGenerator
+from mergevq_mm.models.generators.precision import set_precision
 from mergevq_mm.models.generators.random_order import parallel_schedule
+from mergevq_mm.models.generators.raster_decoding import decode_step
 from mergevq_mm.models.generators.visibility import first_of_its_kind, mergear_mask
+from mergevq_mm.utils.operator_count import count_operators
 
 OWN = ('cache', 'speculative', 'step')  # what the rows differ in
 
@@ -86,7 +90,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--keep', type=int, help="K (default: the config's)")
     parser.add_argument('--drafts', type=int, default=4, help='default: 4')
     parser.add_argument('--guidance', type=float, help="default: the config's")
-    parser.add_argument('--amp', action='store_true', help='bfloat16 autocast')
+    precision = parser.add_mutually_exclusive_group()
+    precision.add_argument('--amp', action='store_true', help='bfloat16 autocast')
+    precision.add_argument(
+        '--dtype',
+        choices=['fp32', 'bf16'],
+        default='fp32',
+        help='of weights and cache. Defaults to fp32',
+    )
     parser.add_argument(
         '--compile', action='store_true', help='also compiled steps, and CUDA graphs'
     )
@@ -97,7 +108,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 # --------------------------------------------------------------------- bytes to be read
 
 
-def weight_bytes(model: CodeGenerator, amp: bool) -> int:
+def weight_bytes(model: CodeGenerator, element: int) -> int:
     """Bytes of the weights that a pass reads: all but the embeddings' tables."""
 
     def size(part: nn.Module) -> int:
@@ -107,7 +118,7 @@ def weight_bytes(model: CodeGenerator, amp: bool) -> int:
     parts = len(head.split)
     number = size(model.transformer) + size(head.heads)
     number += parts * (size(head.transformer) + size(head.norm))
-    return number * (2 if amp else 4)
+    return number * element
 
 
 def slots_read(model: CodeGenerator, drawn: SampledCodes, reads: str) -> Tensor:
@@ -173,12 +184,12 @@ class Way:
         """Draw once."""
         self.last = self.draw()
 
-    def bytes_read(self, amp: bool, guided: bool) -> int:
-        """What the passes of the whole batch have to read."""
-        inner = self.model.transformer
-        slot = 2 * len(inner.blocks) * inner.num_heads * inner.head_dim * (4 - 2 * amp)
+    def bytes_read(self, element: int, guided: bool) -> int:
+        """What the passes of the whole batch have to read, numbers of so many bytes."""
+        inner, passes = self.model.transformer, self.last.stats['passes']
+        slot = 2 * len(inner.blocks) * inner.num_heads * inner.head_dim * element
         slots = float(slots_read(self.model, self.last, self.reads).sum())
-        weights = weight_bytes(self.model, amp) * float(self.last.stats['passes'].max())
+        weights = weight_bytes(self.model, element) * float(passes.max())
         return round(weights + slots * slot * (1 + guided))
 
 
@@ -251,7 +262,8 @@ def ways_of(
     for cache in ('full', 'compressed'):
         ways[cache] = sample(main, cache, cache=cache)
     if args.compile:
-        for step in ('compile', 'graph') if kind == 'cuda' else ('compile',):
+        steps = ('compile', 'graph', 'compile-graph')
+        for step in steps if kind == 'cuda' else steps[:1]:
             for cache in ('full', 'compressed'):
                 name = f'{cache}, {step}'
                 ways[name] = sample(main, cache, cache=cache, step=step)
@@ -279,7 +291,8 @@ def measure(
         size = int(stats['cache_peak_bytes'].sum())
         passes = float(stats['passes'].max())
         rule = way.model.sampling_rule(guidance=_guidance(way.model, args))
-        read = way.bytes_read(args.amp, rule.guided)
+        half = args.amp or args.dtype == 'bf16'
+        read = way.bytes_read(2 if half else 4, rule.guided)
         took = median(seconds[name])
         comparable = way.model is ways['full'].model and name != 'loop'
         same = (index == ways['full'].last.index).float().mean() if comparable else None
@@ -302,6 +315,26 @@ def measure(
         )
 
 
+@torch.no_grad()
+def operators_of_a_step(
+    model: MergeAR, cache: str, args: argparse.Namespace
+) -> Counter[str]:
+    """What the second step of an image runs; see :func:`count_operators`."""
+    keep, options = settings(model, args)
+    label = torch.zeros(1, dtype=torch.int64, device=args.device)
+    with torch.autocast(label.device.type, torch.bfloat16, enabled=args.amp):
+        decoding = model.start_decoding(label, keep, [0], cache, **options)
+        prefix = model.embed_prefix(model.guided_labels(label, decoding.rule), keep)
+        token = torch.zeros_like(label)[:, None]
+        code = decoding.draw(decoding.start(prefix), token)
+        with decoding.joined:
+            for place in range(2):
+                read = decoding.cache.reserve(model.prefix + place)
+                with count_operators() as counts:
+                    code = decode_step(decoding, code, token, read)
+    return counts
+
+
 def _guidance(model: CodeGenerator, args: argparse.Namespace) -> Any:
     """Guidance of a model's rows."""
     return settings(model, args)[1].get('guidance', 1.0)
@@ -316,7 +349,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for other in args.others:
         config, _, checkpoint = other.partition(':')
         files.append((Path(config).stem, config, checkpoint or None))
-    models = {name: load(config, file, device) for name, config, file in files}
+    models = {
+        name: set_precision(load(config, file, device), args.dtype)
+        for name, config, file in files
+    }
     raster = models['raster']
     if not isinstance(raster, MergeAR) or raster.sequence != 'raster':
         raise ValueError(
@@ -327,7 +363,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = (
         'random weights' if args.checkpoint is None else Path(args.checkpoint).name
     )
-    title = f'{Path(args.config).stem}, {weights}' + (', bfloat16' if args.amp else '')
+    title = f'{Path(args.config).stem}, {weights}' + (', autocast' if args.amp else '')
+    title += f', {args.dtype}'
     report = Report(title, COLUMNS)
     for number in args.batch:
         labels = torch.arange(number, device=device) % raster.num_classes
@@ -337,6 +374,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         f'copying moves {speed / 1e9:.1f} GB/s here; K={keep}, w={raster.window}, '
         f'{options}'
     )
+    for cache in ('full', 'compressed'):
+        counts = operators_of_a_step(raster, cache, args)
+        norms = counts['rms_norm']
+        report.note(
+            f'{cache} cache: {counts.total()} operators a step, {norms} norms among '
+            'them, each of which is one on a GPU'
+        )
     for name, _, file in files[1:]:
         if file is None:
             report.note(f'{name}: untrained weights, speed only')

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from .factorized_head import FactorizedEmbedding, FactorizedHead
 from .first_places import Beginnings, split_places
-from .kv_store import KVStore
 from .sampling import draw, filter_logits, guidance_scale, guide
-from .transformer import CausalTransformer
+from .transformer import CausalTransformer, JoinedWeights
 
 
 @dataclass
@@ -127,6 +126,8 @@ class CodeDrawing:
         index (Tensor): The codes, B×n int64, filled in.
         beginnings (Beginnings, optional): Where groups may begin, where that is the
             first part of a code. Defaults to None.
+        scale (Tensor): Guidance at each token and part, n×parts.
+        joined (JoinedWeights): To be entered while steps run.
     """
 
     network: DecodingNetwork
@@ -135,10 +136,12 @@ class CodeDrawing:
     index: Tensor
     beginnings: Beginnings | None = field(default=None, kw_only=True)
     scale: Tensor = field(init=False)
-    scratch: dict[int, KVStore] = field(init=False, default_factory=dict)
+    joined: JoinedWeights = field(init=False)
 
     def __post_init__(self) -> None:
         self.scale = self.rule.scales(*self.noise.shape[1:], like=self.noise)
+        network = self.network
+        self.joined = JoinedWeights(network.transformer, network.head.transformer)
 
     @property
     def rows(self) -> int:
@@ -183,13 +186,7 @@ class CodeDrawing:
             logits = self.restricted(logits, part, before)
             return self.rule.choose(part, logits, noise)
 
-        rows, number = context.shape[:2]
-        # The rows stay the same; as a key, their number would be compiled in.
-        if number not in self.scratch:
-            self.scratch[number] = self.network.head.scratch(rows * number, context)
-        return self.network.head.draw(
-            context, self.network.embedding, choose, self.scratch[number]
-        )
+        return self.network.head.draw(context, self.network.embedding, choose)
 
     def restricted(self, logits: Tensor, part: int, before: Tensor | None) -> Tensor:
         """Take values out that may not be drawn; here there are none.

@@ -7,12 +7,12 @@ paper uses without a word on it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from ..quantizers.lfq_functional import join_index, split_index
-from .kv_store import KVStore, SlotMemory
+from ..quantizers.lfq_functional import split_index
 from .rotary import no_position, rotary_factors
 from .transformer import CausalTransformer
 
@@ -34,7 +34,21 @@ class FactorizedEmbedding(nn.Module):
         """Embed codes: B×n int64 to B×n×D."""
         parts = split_index(index, self.split)
         embedded = [e(part) for e, part in zip(self.parts, parts, strict=True)]
-        return torch.stack(embedded).sum(dim=0)
+        return reduce(torch.add, embedded)
+
+
+class PartMemory:
+    """Keys and values of the parts of a code that were read so far."""
+
+    def __init__(self) -> None:
+        self.read: dict[int, Tensor] = {}
+
+    def __call__(self, layer: int, new: Tensor) -> Tensor:
+        """See :class:`.transformer.Memory`."""
+        if layer in self.read:
+            new = torch.cat([self.read[layer], new], dim=3)
+        self.read[layer] = new
+        return new
 
 
 class FactorizedHead(nn.Module):
@@ -100,32 +114,11 @@ class FactorizedHead(nn.Module):
         out = out.unflatten(0, context.shape[:2])
         return [head(out[:, :, i]) for i, head in enumerate(self.heads)]
 
-    def scratch(self, rows: int, like: Tensor) -> KVStore:
-        """Room for the parts of ``rows`` codes at a time, to be used again and again.
-
-        Args:
-            rows (int): Contexts that :meth:`draw` will get, B·n.
-            like (Tensor): Of the device and type of the contexts.
-
-        Returns:
-            KVStore: To pass to :meth:`draw`.
-        """
-        inner = self.transformer
-        return KVStore(
-            len(inner.blocks),
-            rows,
-            inner.num_heads,
-            len(self.split),
-            inner.head_dim,
-            like,
-        )
-
     def draw(
         self,
         context: Tensor,
         embedding: FactorizedEmbedding,
         choose: Callable[[int, Tensor, Tensor | None], Tensor],
-        scratch: KVStore,
     ) -> Tensor:
         """Draw a code for each context, part by part.
 
@@ -137,22 +130,21 @@ class FactorizedHead(nn.Module):
                 returns the values of the part, b×n int64. Where guidance draws one code
                 from several contexts, b is smaller than B and divides it: contexts 0,
                 b, 2b, … go on with the value of 0.
-            scratch (KVStore): Of :meth:`scratch`.
 
         Returns:
             Tensor: Codes, b×n int64.
         """
         batch, number = context.shape[:2]
-        x, values, joined = context.reshape(batch * number, 1, -1), [], None
+        x, joined, memory = context.reshape(batch * number, 1, -1), None, PartMemory()
         for i, head in enumerate(self.heads):
-            memory = SlotMemory(scratch, i, read=i + 1)
-            seen = torch.ones(1, i + 1, dtype=torch.bool, device=x.device)
-            out = self.transformer(x, self.factors[i : i + 1], seen, memory)
+            factors = self.factors[i : i + 1] if i else None  # see no_position
+            out = self.transformer(x, factors, memory=memory)
             logits = head(self.norm(out)).reshape(batch, number, -1)
-            values.append(choose(i, logits, joined))
-            joined = join_index(values, self.split[: i + 1])
+            value = choose(i, logits, joined)
+            shift = sum(self.split[:i])
+            joined = value if joined is None else joined + (value << shift)
             if i + 1 < len(self.heads):
-                known = embedding.parts[i](values[i])  # b×n×D
+                known = embedding.parts[i](value)  # b×n×D
                 known = known.repeat(batch // known.shape[0], 1, 1)
                 x = known.reshape(batch * number, 1, -1)
         return joined

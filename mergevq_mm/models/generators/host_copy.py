@@ -40,11 +40,11 @@ class HostCopy:
 class LaggedMaximum:
     """An upper bound of a counter on the device that the host knows without waiting.
 
-    The counter's maximum is copied to the host now and then, and used ``lag`` additions
-    later at the earliest, when the device has passed it. Meanwhile the bound is the
-    last known maximum plus all that may have been added since. Only where that is more
-    than enough does the host wait, for a copy of at least ``lag`` additions ago; then
-    the bound is at most 2 lag - 1 too much.
+    The counter's maximum is copied to the host every ``lag`` additions, and used as
+    soon as it has arrived. Meanwhile the bound is the last known maximum plus all that
+    may have been added since. Only where that is more than enough does the host wait,
+    for a copy of at least ``lag`` additions ago, which the device has passed; then the
+    bound is at most 2 lag - 1 too much. Where nobody is behind, it is lag - 1.
 
     Args:
         counter (Tensor): Counts that grow by at most what :meth:`advance` is told.
@@ -72,9 +72,8 @@ class LaggedMaximum:
             self._asked = self._added
         while self._copies:
             added, copy = self._copies[0]
-            if self._added - added < self.lag:
-                break
-            if not copy.ready and self._bound() <= enough:
+            old = self._added - added >= self.lag
+            if not (copy.ready or (old and self._bound() > enough)):
                 break
             self._known, self._known_at = copy.read(), added
             self._copies.popleft()

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def activation_dtype(like: Tensor) -> torch.dtype:
+    """Type of keys and values: that of the activations, or of autocast."""
+    kind = like.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return like.dtype
 
 
 class KVStore:
@@ -23,10 +33,12 @@ class KVStore:
             the keys and values have autocast's type.
 
     Attributes:
-        keys (list[Tensor]): Of each layer, B×H×slots×c.
-        values (list[Tensor]): The same.
+        shape (tuple[int, ...]): Of a layer's keys and values, 2×B×H×slots×c.
+        dtype (torch.dtype): Their type.
+        rooms (list[Tensor]): Keys and values of each layer, from the first use on.
+        rows (Tensor): Numbers of the sequences, B×1 int64.
         peak_bytes (int): The most bytes held at once: while the store grows, the keys
-            or values of one layer are there twice.
+            and values of one layer are there twice.
         version (int): Counts the rooms; what was captured with another one writes into
             memory that is no longer looked at.
     """
@@ -40,32 +52,41 @@ class KVStore:
         head_dim: int,
         like: Tensor,
     ) -> None:
-        kind, dtype = like.device.type, like.dtype
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        shape = (batch, heads, slots, head_dim)
-        self.keys, self.values = (
-            [torch.zeros(shape, dtype=dtype, device=like.device) for _ in range(layers)]
-            for _ in range(2)
-        )
+        self.shape: tuple[int, ...] = (2, batch, heads, slots, head_dim)
+        self.dtype = activation_dtype(like)
+        self.layers, self.rooms = layers, []
+        self.rows = torch.arange(batch, device=like.device)[:, None]
         self.peak_bytes, self.version = self.nbytes, 0
 
     @property
     def slots(self) -> int:
         """int: Slots of a sequence."""
-        return self.keys[0].shape[2]
+        return self.shape[3]
 
     @property
     def nbytes(self) -> int:
         """int: Bytes of keys and values of all sequences."""
-        return sum(room.nbytes for room in (*self.keys, *self.values))
+        return self.layers * math.prod(self.shape) * self.dtype.itemsize
+
+    def open(self) -> None:
+        """Take the memory, if that has not been done yet."""
+        if not self.rooms:
+            made = dict(dtype=self.dtype, device=self.rows.device)
+            self.rooms += [torch.zeros(self.shape, **made) for _ in range(self.layers)]
+
+    def clear(self) -> None:
+        """Be as new, with the slots that are there."""
+        for room in self.rooms:
+            room.zero_()
+        self.peak_bytes = self.nbytes
 
     def grow(self, slots: int) -> None:
         """Add slots; those that exist keep their numbers and contents."""
-        twice = self.keys[0].nbytes
-        for rooms in (self.keys, self.values):
-            for layer, room in enumerate(rooms):
-                rooms[layer] = F.pad(room, (0, 0, 0, slots))
+        self.open()
+        twice = self.rooms[0].nbytes
+        self.shape = (*self.shape[:3], self.slots + slots, self.shape[4])
+        for layer, room in enumerate(self.rooms):
+            self.rooms[layer] = F.pad(room, (0, 0, 0, slots))
         self.peak_bytes = max(self.peak_bytes, self.nbytes + twice)
         self.version += 1
 
@@ -81,18 +102,18 @@ class SlotMemory:
     """
 
     def __init__(self, store: KVStore, slots: int | Tensor, read: int) -> None:
-        self.keys, self.values = store.keys, store.values
+        store.open()
+        self.rooms, self.rows = store.rooms, store.rows
         self.slots, self.read = slots, read
 
-    def __call__(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values B×H×n×c; return those of the first ``read`` slots."""
-        read = []
-        for room, new in ((self.keys[layer], key), (self.values[layer], value)):
-            new = new.to(room.dtype)
-            if isinstance(self.slots, int):
-                room[:, :, self.slots : self.slots + new.shape[2]] = new
-            else:
-                where = self.slots[:, None, :, None].expand_as(new)
-                room.scatter_(2, where, new)
-            read.append(room[:, :, : self.read])
-        return read[0], read[1]
+    def __call__(self, layer: int, new: Tensor) -> Tensor:
+        """Write keys and values 2×B×H×n×c; return those of the first slots."""
+        room = self.rooms[layer]
+        new = new.to(room.dtype)
+        if isinstance(self.slots, int):
+            room[..., self.slots : self.slots + new.shape[3], :] = new
+        else:
+            # A compiler writes in place what is put by index, but copies the whole
+            # room where it is scattered.
+            room[:, self.rows, :, self.slots] = new.permute(1, 3, 0, 2, 4)
+        return room[..., : self.read, :]

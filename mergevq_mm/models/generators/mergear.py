@@ -317,7 +317,7 @@ class MergeAR(CodeGenerator):
             kind = TokenCache
         if kind is CompressedCache:
             more = {'restrict': restrict}
-        inner, like = self.transformer, self.prefix_factors
+        inner, like = self.transformer, self.class_embedding.weight
 
         def make_store(slots: int) -> KVStore:
             return KVStore(

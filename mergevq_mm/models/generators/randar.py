@@ -256,7 +256,7 @@ class RandAR(CodeGenerator):
             # The last codes are drawn, but never run.
             self.prefix + 2 * keep - schedule[-1],
             inner.head_dim,
-            like=self.prefix_factors,
+            like=self.class_embedding.weight,
         )
         factors = self.factors(in_order(places, order))
         network = DecodingNetwork(self.embedding, inner, self.head, factors)

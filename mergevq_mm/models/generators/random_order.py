@@ -229,8 +229,9 @@ def decode_parallel(
     if last:
         code = in_order(decoding.index, decoding.order[:, :last])
         known = torch.cat([prefix, decoding.pairs(code, 0, last)], dim=1)
-    for number in schedule:
-        first, last = last, last + number
-        context = decoding.ask(known, first, last)
-        known = decoding.pairs(decoding.draw(context, first, last), first, last)
+    with decoding.joined:
+        for number in schedule:
+            first, last = last, last + number
+            context = decoding.ask(known, first, last)
+            known = decoding.pairs(decoding.draw(context, first, last), first, last)
     return decoding.index

@@ -49,9 +49,11 @@ class RasterDecoding(CodeDrawing):
         step = token.repeat(self.rows, 1) + self.cache.prefix
         placement = self.cache.place(code, step, read)
         x = self.network.embedding(code)
-        # Drafts may lie beyond the last place; nobody uses what they say.
         places = self.network.factors
-        factors = places[step.clamp(max=places.shape[0] - 1)]
+        if step.shape[1] > 1:
+            # Drafts may lie beyond the last place; nobody uses what they say.
+            step = step.clamp(max=places.shape[0] - 1)
+        factors = places[step]
         transform = self.network.transformer
         return transform(x, factors, placement.mask, placement.memory)
 
@@ -65,9 +67,9 @@ class RasterDecoding(CodeDrawing):
         Returns:
             Tensor: B×n int64.
         """
-        last = self.noise.shape[1] - 1
-        token = token.clamp(max=last)  # drafts may point beyond the end
-        parts = self.noise.shape[2]
+        length, parts = self.noise.shape[1:]
+        if token.shape[1] > 1:
+            token = token.clamp(max=length - 1)  # drafts may point beyond the end
         noise = self.noise.gather(1, token.unsqueeze(-1).expand(-1, -1, parts))
         begins = None
         if self.beginnings is not None:
@@ -120,13 +122,14 @@ def decode_raster(
     token = torch.zeros_like(index[:, :1])
     code = decoding.draw(decoding.start(prefix), token)
     index[:, :1] = code
-    for position in range(index.shape[1] - 1):
-        read = cache.reserve(latest=cache.prefix + position)
-        if step is None:
-            code = decode_step(decoding, code, token, read)
-        else:
-            code = step(code, token, read)
-    return index
+    with decoding.joined:
+        for position in range(index.shape[1] - 1):
+            read = cache.reserve(latest=cache.prefix + position)
+            if step is None:
+                code = decode_step(decoding, code, token, read)
+            else:
+                code = step(code, token, read)
+    return index if step is None else index.clone()  # a graph's next batch takes it
 
 
 def decode_step(

@@ -49,7 +49,8 @@ def filter_logits(
         best = logits.argmax(dim=-1, keepdim=True)
         only = torch.full_like(logits, -torch.inf)
         return only.scatter_(-1, best, 0.0)
-    logits = logits / temperature
+    if temperature != 1:
+        logits = logits / temperature
     if 0 < top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
@@ -138,11 +139,11 @@ def uniform_noise(
             that they are the same everywhere.
 
     Returns:
-        Tensor: B×shape float32.
+        Tensor: B×shape float64, in which they are compared; of float32's values.
     """
     streams = (torch.Generator().manual_seed(seed) for seed in seeds)
     noise = torch.stack([torch.rand(*shape, generator=s) for s in streams])
-    return noise.to(device)
+    return noise.double().to(device)
 
 
 def check_sampling(parts: int, **options: Any) -> None:

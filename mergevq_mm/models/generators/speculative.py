@@ -56,25 +56,26 @@ def decode_speculatively(
     passes = torch.ones_like(done)
     looks: deque[HostCopy] = deque()
     slowest = fastest = 0
-    while slowest < length - 1:
-        guess = guess_next(drawn, done, drafts, columns)
-        tried = torch.cat([drawn.gather(1, done), guess], dim=1)
-        token = done + offset  # B×(1 + drafts)
-        # No sample is further than if all guesses had been right since.
-        latest = min(fastest + len(looks) * (1 + drafts), length - 1) + drafts
-        # Guesses are copies: one code at most is new.
-        read = cache.reserve(cache.prefix + latest, new=1)
-        code = decoding.draw(decoding.advance(tried, token, read), token + 1)
-        # A code is right if all the guesses before it were.
-        right = (code[:, :-1] == guess).cumprod(dim=1).sum(dim=1, keepdim=True)
-        active = done < length - 1
-        drawn.scatter_(1, torch.where(active, token + 1, length + offset), code)
-        passes += active
-        done = torch.where(active, done + 1 + right, done).clamp(max=length - 1)
-        cache.forget((done + cache.prefix).repeat(decoding.rows, 1))
-        looks.append(HostCopy(torch.stack(done.aminmax())))
-        while looks and (looks[0].ready or len(looks) > LAG):
-            slowest, fastest = looks.popleft().read()
+    with decoding.joined:
+        while slowest < length - 1:
+            guess = guess_next(drawn, done, drafts, columns)
+            tried = torch.cat([drawn.gather(1, done), guess], dim=1)
+            token = done + offset  # B×(1 + drafts)
+            # No sample is further than if all guesses had been right since.
+            latest = min(fastest + len(looks) * (1 + drafts), length - 1) + drafts
+            # Guesses are copies: one code at most is new.
+            read = cache.reserve(cache.prefix + latest, new=1)
+            code = decoding.draw(decoding.advance(tried, token, read), token + 1)
+            # A code is right if all the guesses before it were.
+            right = (code[:, :-1] == guess).cumprod(dim=1).sum(dim=1, keepdim=True)
+            active = done < length - 1
+            drawn.scatter_(1, torch.where(active, token + 1, length + offset), code)
+            passes += active
+            done = torch.where(active, done + 1 + right, done).clamp(max=length - 1)
+            cache.forget((done + cache.prefix).repeat(decoding.rows, 1))
+            looks.append(HostCopy(torch.stack(done.aminmax())))
+            while looks and (looks[0].ready or len(looks) > LAG):
+                slowest, fastest = looks.popleft().read()
     # What is left does not depend on how long the host did not know of the end.
     cache.evict((done + cache.prefix).repeat(decoding.rows, 1))
     index.copy_(drawn[:, :length])

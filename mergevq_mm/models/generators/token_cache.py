@@ -7,8 +7,9 @@ counted from the first prefix token.
 The compressed cache holds the prefix, the first occurrence of each distinct code, and
 of the last w tokens those that repeat one. A repetition stands in a ring of w slots and
 its slot is free again as soon as it has left the window: it is gone, not masked. All
-decisions are made on the device; only when a sample may run out of slots does the host
-wait for a counter, one that was written some steps ago.
+decisions are made on the device. The host reads so much of the cache as the longest
+sequence may occupy by the last count that has arrived; only when a sample may run out
+of slots does it wait for one, of some steps ago.
 """
 
 from __future__ import annotations
@@ -71,11 +72,11 @@ class TokenCache:
         self.ring = (window or 0) + drafts
         slots = self.slots_needed(prefix, length, window, keep, drafts, spare)
         self.store = make_store(slots)
-        room = self.store.keys[0]
-        size = (room.shape[0], self.store.slots)
-        self.step = torch.full(size, NOBODY, device=room.device)
-        self.code = torch.full(size, -1, device=room.device)
-        self.kept = torch.zeros(size, dtype=torch.bool, device=room.device)
+        device = self.store.rows.device
+        size = (len(self.store.rows), self.store.slots)
+        self.step = torch.full(size, NOBODY, device=device)
+        self.code = torch.full(size, -1, device=device)
+        self.kept = torch.zeros(size, dtype=torch.bool, device=device)
 
     @classmethod
     def slots_needed(
@@ -89,6 +90,13 @@ class TokenCache:
     ) -> int:
         """Slots of a new cache: P + L + drafts, for drafts may lie beyond the end."""
         return prefix + length + drafts
+
+    def reset(self) -> None:
+        """Be as new, with the slots that are there."""
+        self.step.fill_(NOBODY)
+        self.code.fill_(-1)
+        self.kept.zero_()
+        self.store.clear()
 
     def place_prefix(self) -> Placement:
         """Places of the prefix tokens, which see each other causally."""
@@ -124,34 +132,38 @@ class TokenCache:
         Returns:
             Placement: Slots and mask.
         """
-        first = self._is_new(code)
+        known = self._is_known(code)
+        first = ~known
         slots = self._slots(step, first)
         self.step.scatter_(1, slots, step)
         self.kept.scatter_(1, slots, first)
-        self.code.scatter_(1, slots, torch.where(first, code, -1))
-        self.evict(step[:, :1])
+        self.code.scatter_(1, slots, code.masked_fill(known, -1))
         mask = visible(
             step[:, None, :, None],
             self.step[:, None, None, :read],
             self.kept[:, None, None, :read],
             self.window,
         )
+        self._evict_unseen(mask[:, 0, :1], step)
         return Placement(SlotMemory(self.store, slots, read), mask, first)
 
-    def _is_new(self, code: Tensor) -> Tensor:
-        """Whether a code is not there yet, B×n bool."""
+    def _is_known(self, code: Tensor) -> Tensor:
+        """Whether a code is there already, B×n bool."""
         same = code.unsqueeze(-1) == self.code.unsqueeze(1)  # B×n×slots
-        new = ~same.any(dim=-1)
-        if code.shape[1] > 1:  # nor may an earlier token of the same call have it
+        known = same.any(dim=-1)
+        if code.shape[1] > 1:  # or an earlier token of the same call has it
             earlier = (code.unsqueeze(-1) == code.unsqueeze(1)).tril(-1)
-            new = new & ~earlier.any(dim=-1)
-        return new
+            known = known | earlier.any(dim=-1)
+        return known
 
     def _slots(self, step: Tensor, first: Tensor) -> Tensor:
         return step
 
     def evict(self, query: Tensor) -> None:
         """Give up what no query at this place (B×1) or later sees; here nothing."""
+
+    def _evict_unseen(self, seen: Tensor, step: Tensor) -> None:
+        """The same after a call, of which B×1×read is what its first token sees."""
 
     def _rounded(self, slots: int) -> int:
         return min(-(-slots // self.block) * self.block, self.store.slots)
@@ -186,7 +198,7 @@ class CompressedCache(TokenCache):
     Args:
         *args: Of :class:`TokenCache`; the window is needed.
         restrict (bool): Whether no sequence ever has more than K distinct codes: then
-            there are exactly P + w + drafts + K slots, and the host never looks.
+            there are exactly P + w + drafts + K slots, and the host never waits.
             Defaults to False.
         spare (int): Of :class:`TokenCache`. Defaults to 16.
         **kwargs: Of :class:`TokenCache`.
@@ -227,30 +239,44 @@ class CompressedCache(TokenCache):
         """int: Distinct codes for which there are slots."""
         return self.store.slots - self.prefix - self.ring
 
+    def reset(self) -> None:
+        """See :meth:`TokenCache.reset`."""
+        super().reset()
+        self.count.zero_()
+        self._lagged = LaggedMaximum(self.count)
+
     def reserve(self, latest: int, new: int = 1) -> int:
         """See :meth:`TokenCache.reserve`; grows where codes may lack slots."""
         tokens = latest + 1 - self.prefix
         most = min(self.most, tokens)  # no sequence has more distinct codes
-        if self.capacity < self.most:
-            enough = self.capacity - new if most > self.capacity else self.length
-            bound = self._lagged.bound(enough) + new
-            while min(bound, most) > self.capacity:
-                self._grow()
-            self._lagged.advance(new)
-        base = self.prefix + self.ring
-        return min(base + self._rounded(most), self.store.slots)
+        enough = self.capacity - new if most > self.capacity else self.length
+        most = min(most, self._lagged.bound(enough) + new)
+        while most > self.capacity:
+            self._grow()
+        self._lagged.advance(new)
+        return self._rounded(self.prefix + self.ring + most)
 
     def _slots(self, step: Tensor, first: Tensor) -> Tensor:
-        base = self.prefix + self.ring
-        number = self.count.unsqueeze(1) + first.cumsum(dim=1)  # B×n, from 1
-        self.count.copy_(number[:, -1])
-        ring = self.prefix + (step - self.prefix) % self.ring
-        return torch.where(first, base + number - 1, ring)
+        if step.shape[1] > 1:
+            number = self.count.unsqueeze(1) + first.cumsum(dim=1)  # B×n, from 1
+            self.count.copy_(number[:, -1])
+        else:
+            self.count += first[:, 0]
+            number = self.count.unsqueeze(1)
+        last = self.prefix + self.ring - 1
+        return torch.where(first, number + last, step % self.ring + self.prefix)
 
     def evict(self, query: Tensor) -> None:
         """See :meth:`TokenCache.evict`."""
         gone = ~self.kept & (self.step <= query - self.window)
         self.step.masked_fill_(gone, NOBODY)
+
+    def _evict_unseen(self, seen: Tensor, step: Tensor) -> None:
+        held = self.step[:, : seen.shape[2]]
+        gone = ~seen[:, 0]
+        if step.shape[1] > 1:  # the first token does not see the later ones either
+            gone = gone & (held <= step[:, :1])
+        held.masked_fill_(gone, NOBODY)
 
     def forget(self, step: Tensor) -> None:
         """See :meth:`TokenCache.forget`."""

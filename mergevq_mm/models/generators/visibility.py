@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def first_of_its_kind(labels: Tensor) -> Tensor:
@@ -46,10 +47,30 @@ def visible(
     Returns:
         Tensor: Bool.
     """
-    past = key_step <= query_step
+    age = query_step - key_step
+    past = age >= 0
     if window is None:
         return past
-    return past & (key_kept | (query_step - key_step < window))
+    return past & (key_kept | (age < window))
+
+
+def attention_bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention adds to its logits: the logarithm of how often a key counts.
+
+    The kernel would make it of the mask at each layer, and copy it into rows of whole
+    vectors; here both are done once for all layers.
+
+    Args:
+        seen (Tensor): True where a query may look, …×n×m bool.
+        dtype (torch.dtype): Of the queries.
+
+    Returns:
+        Tensor: …×n×m, 0 or -inf; its rows begin at multiples of 8 numbers.
+    """
+    keys = seen.shape[-1]
+    if keys % 8:
+        seen = F.pad(seen, (0, -keys % 8))
+    return seen.log().to(dtype)[..., :keys]
 
 
 def mergear_mask(first: Tensor, prefix: int, window: int | None) -> Tensor | None:

@@ -43,10 +43,11 @@ def index_to_codes(index: Tensor, bits: int) -> Tensor:
 
 def split_index(index: Tensor, split: Sequence[int]) -> tuple[Tensor, ...]:
     """Factorise indices: with [6, 12], index = pre + 2^6 post."""
-    parts = []
+    parts, shift = [], 0
     for bits in split:
-        parts.append(index & (2**bits - 1))
-        index = index >> bits
+        part = index >> shift if shift else index
+        parts.append(part & (2**bits - 1))
+        shift += bits
     return tuple(parts)
 
 

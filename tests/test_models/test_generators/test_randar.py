@@ -236,7 +236,7 @@ def test_nothing_waits_and_every_slot_is_used(options: dict) -> None:
     decoding, prefix, schedule = decoding_of(model, 4, **options)
     with torch.no_grad(), NoWaiting():
         decode_parallel(decoding, prefix, schedule)
-    used = torch.stack(decoding.store.values).abs().sum(dim=(0, 2, 4)) > 0
+    used = torch.stack(decoding.store.rooms)[:, 1].abs().sum(dim=(0, 2, 4)) > 0
     assert used.all()
     drawn = model.sample_codes(LABELS, KEEP, SEEDS, num_steps=4, **options)
     assert torch.equal(decoding.index, drawn.index)

@@ -132,7 +132,7 @@ def test_statistics() -> None:
     small = 2 + 2 + 4 + 16  # slots at first, one block of 10 more at last
     assert (grown['cache_slots'] == small + 10).all()
     assert (grown['cache_bytes'] == slot * (small + 10)).all()
-    twice = tiny.DIMS * 4 * small  # one layer's keys or values, old beside new
+    twice = 2 * tiny.DIMS * 4 * small  # keys and values of one layer, old beside new
     assert (grown['cache_peak_bytes'] == slot * (small + 10) + twice).all()
 
 
