@@ -40,6 +40,39 @@ train_dataloader = dict(
         pipeline=[_base_.load, views, _base_.pack],
     ),
 )
+# How far the training is, in dB and as a picture, is seen on eight of the images. They
+# are trained on, too, so it does not tell how well others would do.
+val_dataloader = dict(
+    _delete_=True,
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='mergevq_mm.ImageFolder',
+        data_prefix=folder,
+        with_label=False,
+        indices=8,
+        pipeline=[
+            _base_.load,
+            dict(
+                type='mmpretrain.ResizeEdge',
+                scale=64,
+                backend='pillow',
+                interpolation='lanczos',
+            ),
+            dict(type='mmpretrain.CenterCrop', crop_size=64),
+            _base_.pack,
+        ],
+    ),
+)
+val_evaluator = [dict(type='mergevq_mm.ReconstructionMetric', ssim=False)]
+val_cfg = dict(_delete_=True)
+custom_hooks = _base_.custom_hooks + [
+    dict(type='mergevq_mm.ReconstructionVisualizationHook', num_images=8)
+]
+
 steps = os.environ.get('MERGEVQ_STEPS', '1500')
 if not steps.isdecimal() or int(steps) < 1:
     raise ValueError(
@@ -47,7 +80,9 @@ if not steps.isdecimal() or int(steps) < 1:
     )
 steps = int(steps)
 warm_up = max(1, min(100, steps // 15))
-train_cfg = dict(_delete_=True, by_epoch=False, max_iters=steps)
+train_cfg = dict(
+    _delete_=True, by_epoch=False, max_iters=steps, val_interval=max(1, steps // 5)
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=warm_up),
     dict(
