@@ -15,6 +15,7 @@ from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
 from torch import nn
 
+from .call_signature import check_arguments, with_signature
 from .hub import list_models
 from .image_inputs import (
     LOGGER,
@@ -112,6 +113,14 @@ class MergeVQInferencer(BaseInferencer):
         self.show_progress = show_progress
         self.check_model()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ``help`` show what the calls of a class take."""
+        super().__init_subclass__(**kwargs)
+        for name in {'__call__', 'stream'} - set(cls.__dict__):
+            inherited = getattr(cls, name)
+            plain = getattr(inherited, 'plain', inherited)
+            setattr(cls, name, with_signature(cls, plain))
+
     @property
     def device(self) -> torch.device:
         """torch.device: Where the model computes."""
@@ -124,7 +133,22 @@ class MergeVQInferencer(BaseInferencer):
         batch_size: int = 8,
         **kwargs: Any,
     ) -> list:
-        """All results in a list; see :meth:`stream`."""
+        """All results in a list.
+
+        Args:
+            inputs (Any): What to work on, see the class.
+            return_datasamples (bool): Whether results are mmpretrain's ``DataSample``
+                instead of dicts. Defaults to False.
+            batch_size (int): Inputs at a time. Defaults to 8.
+            **kwargs: Of ``preprocess``, ``forward``, ``visualize`` and ``postprocess``
+                of the class.
+
+        Returns:
+            list[dict | DataSample]: One for each input; see the class.
+
+        Raises:
+            ValueError: If an argument or an input is not what it should be.
+        """
         return list(self.stream(inputs, return_datasamples, batch_size, **kwargs))
 
     def stream(
@@ -134,10 +158,10 @@ class MergeVQInferencer(BaseInferencer):
         batch_size: int = 8,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        """Results one after the other.
+        """Results one after the other, for as many as one likes.
 
         Args:
-            inputs (Any): What to work on.
+            inputs (Any): What to work on, see the class.
             return_datasamples (bool): Whether results are mmpretrain's ``DataSample``
                 instead of dicts. Defaults to False.
             batch_size (int): Inputs at a time. Defaults to 8.
@@ -152,10 +176,12 @@ class MergeVQInferencer(BaseInferencer):
         """
         if batch_size < 1:
             raise ValueError(f'batch_size={batch_size} is no batch; give at least 1.')
+        check_arguments(type(self), kwargs)
         before, during, seen, after = self._dispatch_kwargs(**kwargs)
         out_dir, made = after.get('out_dir'), 0
         self.failed: list[str] = []
         listed = self._inputs_to_list(inputs, out_dir)
+        self.number = len(listed)
         self.sources = set() if out_dir is None else real_paths(listed)
         batches = self.preprocess(listed, batch_size, **before)
         steps = ((len(batch), batch) for batch in batches)
