@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,17 +83,19 @@ def conclude(args: argparse.Namespace, failed: Sequence[str], good: int) -> None
 
 
 def reconstruct(args: argparse.Namespace) -> None:
-    """Reconstruct, write, and print a line for each image and K.
+    """Reconstruct and write; print a line for each image and K, of many their means.
 
     Args:
         args (Namespace): The command line.
     """
     from mergevq_mm.apis import ReconstructionInferencer
 
+    from .summary import ReconstructionSummary
+
     infer = ReconstructionInferencer(
         **model_arguments(args), show_progress=not args.quiet
     )
-    number, files = 0, 0
+    summary = ReconstructionSummary()
     for result in infer.stream(
         args.images,
         keep=args.keep,
@@ -102,17 +104,13 @@ def reconstruct(args: argparse.Namespace) -> None:
         out_dir=args.out,
         **image_arguments(args),
     ):
-        height, width = result['original'].shape[:2]
-        for keep, made in result['reconstructions'].items():
-            print(
-                f'{result["name"]}: {width}x{height}, K = {keep}, '
-                f'PSNR {made["psnr"]:.2f} dB, {made["code_bits"]} + '
-                f'{made["map_bits"]} bits, {made["bpp"]:.4f} a pixel',
-                flush=True,
-            )
-        number, files = number + 1, files + len(result['files'])
-    print(f'{number} images, {files} files: {args.out}/')
-    conclude(args, infer.failed, number)
+        for line in summary.add(result, infer.number):
+            print(line, flush=True)
+    if infer.number > 1:
+        summary.write(args.out, infer.task, infer.sources)
+        print('\n'.join(summary.means()))
+    print(f'{summary.images} images, {summary.files} files: {args.out}/')
+    conclude(args, infer.failed, summary.images)
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -203,6 +201,8 @@ def generate(args: argparse.Namespace) -> None:
     from mergevq_mm.apis.outputs import write_outputs
     from mergevq_mm.visualization import sample_grid
 
+    from .summary import sampling_words
+
     infer = GenerationInferencer(**model_arguments(args), show_progress=not args.quiet)
     classes = args.classes or list(range(min(10, infer.model.num_classes)))
     made, stats = [], []
@@ -215,12 +215,10 @@ def generate(args: argparse.Namespace) -> None:
     ):
         made.append(result['image'])
         stats.append(result['stats'])
-    grid = sample_grid(made, columns=len(classes))
+    labels = [f'class {label}' for label in classes]
+    grid = sample_grid(made, columns=len(classes), captions=labels)
     (grid,) = write_outputs(args.out, {'grid.png': grid}, infer.task)
-    means = {
-        name: round(float(np.mean([s[name] for s in stats])), 2) for name in stats[0]
-    }
-    print(f'means of the images: {json.dumps(means)}')
+    print(sampling_words(result['keep'], stats))
     print(f'{len(made)} images: {args.out}/, {grid}')
 
 
@@ -261,7 +259,8 @@ def edit(args: argparse.Namespace) -> None:
             pictures += [before, shade_region(before, result['region'])]
         pictures.append(result['image'])
         print(result['files'][0], flush=True)
-    grid = sample_grid(pictures, columns=2 + args.num)
+    labels = ['image', 'region', *(f'edit {place}' for place in range(args.num))]
+    grid = sample_grid(pictures, columns=2 + args.num, captions=labels)
     (grid,) = write_outputs(args.out, {'grid.png': grid}, infer.task, infer.sources)
     print(f'{args.out}/, {grid}')
 
@@ -278,7 +277,17 @@ def export(args: argparse.Namespace) -> None:
     model = load_for_inference(**model_arguments(args))
     if hasattr(model, 'tokenizer'):
         model.tokenizer.init_weights()  # an early error where its file is missing
-    print(save_pretrained(model, args.folder))
+    folder = save_pretrained(model, args.folder)
+    for path in sorted(path for path in folder.rglob('*') if path.is_file()):
+        print(f'{path}: {path.stat().st_size:,} bytes')
+    generator = hasattr(model, 'tokenizer')
+    number = sum(p.numel() for p in model.parameters())
+    name = shlex.quote(str(folder))
+    print(
+        f'{type(model).__name__}{" with its tokenizer" * generator}, {number:,} '
+        f'parameters. Try: mergevq {"generate" if generator else "reconstruct"} {name}'
+        f'{"" if generator else " IMAGE"}'
+    )
 
 
 def web(args: argparse.Namespace) -> None:
