@@ -47,6 +47,7 @@ class NamedImage(NamedTuple):
 class FolderFile(str):
     """The path of a file that nobody named: it lay in a folder that somebody did.
 
+    On the command line also one of several, as a shell lists them.
     If it cannot be read, that is told, and the work goes on.
     """
 

@@ -117,7 +117,7 @@ def _strict(group: Any) -> None:
     group.add_argument(
         '--strict',
         action='store_true',
-        help='exit code 1 where a file of a folder cannot be read',
+        help='exit code 1 where one of several files cannot be read',
     )
 
 

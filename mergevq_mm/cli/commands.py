@@ -63,8 +63,24 @@ def image_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {'size': args.size, 'fit': args.fit, 'batch_size': args.batch_size}
 
 
+def named_files(paths: Sequence[str]) -> list[str]:
+    """What somebody names; one of several that cannot be read ends nothing.
+
+    A shell writes `photographs/*.jpg` out, so that nobody has looked at each of them.
+
+    Args:
+        paths (Sequence[str]): Files, folders, addresses.
+
+    Returns:
+        list[str]: The same for an inferencer.
+    """
+    from mergevq_mm.apis.image_inputs import FolderFile
+
+    return list(paths) if len(paths) == 1 else [FolderFile(path) for path in paths]
+
+
 def conclude(args: argparse.Namespace, failed: Sequence[str], good: int) -> None:
-    """Say how many files of folders could not be read, if there are any.
+    """Say how many of several files could not be read, if there are any.
 
     Args:
         args (Namespace): The command line.
@@ -97,7 +113,7 @@ def reconstruct(args: argparse.Namespace) -> None:
     )
     summary = ReconstructionSummary()
     for result in infer.stream(
-        args.images,
+        named_files(args.images),
         keep=args.keep,
         predict_source=args.predict_source,
         draw=not args.no_pictures,
@@ -124,7 +140,7 @@ def encode(args: argparse.Namespace) -> None:
     infer = EncodingInferencer(**model_arguments(args), show_progress=not args.quiet)
     rates, total = [], 0
     for result in infer.stream(
-        args.images,
+        named_files(args.images),
         keep=args.keep,
         with_map=not args.no_map,
         out_dir=args.out,
@@ -157,7 +173,7 @@ def decode(args: argparse.Namespace) -> None:
     infer = DecodingInferencer(**model_arguments(args), show_progress=not args.quiet)
     number = 0
     for result in infer.stream(
-        args.files, out_dir=args.out, batch_size=args.batch_size
+        named_files(args.files), out_dir=args.out, batch_size=args.batch_size
     ):
         height, width = result['image'].shape[:2]
         print(f'{result["files"][0]}: {width}x{height}', flush=True)
@@ -178,7 +194,10 @@ def features(args: argparse.Namespace) -> None:
     check_ending(args.out)  # before the work
     infer = FeatureInferencer(**model_arguments(args), show_progress=not args.quiet)
     results = infer(
-        args.images, keep=args.keep, features=args.features, **image_arguments(args)
+        named_files(args.images),
+        keep=args.keep,
+        features=args.features,
+        **image_arguments(args),
     )
     rows = {name: np.stack([r[name] for r in results]) for name in args.features}
     rows['label'] = np.full(len(results), -1, dtype=np.int64)

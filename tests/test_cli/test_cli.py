@@ -178,6 +178,12 @@ def test_bad_files_of_a_folder(
     assert message.startswith('error: 1 of 2 files could not be read; the first: "')
     bad = folder / ('bad.mvq' if command == 'decode' else 'bad.png')
     assert f'error: "{bad}"' in _fails(command, *model, str(bad), '--out', str(out))
+    # One of several, as of `photographs/*`, ends nothing either.
+    good = folder / bad.with_stem('cat').name
+    main([command, *model, str(bad), str(good), '--out', str(out)])
+    printed = capsys.readouterr()
+    assert '1 images' in printed.out.splitlines()[-1]
+    assert 'warning: 1 of 2 files could not be read' in printed.err
 
 
 def test_generate_and_export(
