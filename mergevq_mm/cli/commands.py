@@ -291,7 +291,7 @@ def export(args: argparse.Namespace) -> None:
         args (Namespace): The command line.
     """
     from mergevq_mm.apis import save_pretrained
-    from mergevq_mm.apis.base_inferencer import load_for_inference
+    from mergevq_mm.apis.loading import load_for_inference
 
     model = load_for_inference(**model_arguments(args))
     if hasattr(model, 'tokenizer'):
