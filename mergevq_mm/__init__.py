@@ -10,15 +10,69 @@ package brings it in; from a bare checkout import it before them.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from .utils import compat as _compat
 from .version import __version__
 
+if _TYPE_CHECKING:  # for editors; at run time they come on first access
+    from . import (
+        apis,
+        datasets,
+        engine,
+        evaluation,
+        models,
+        registry,
+        utils,
+        visualization,
+    )
+    from .apis import (
+        DecodingInferencer,
+        EditingInferencer,
+        EncodingInferencer,
+        FeatureInferencer,
+        GenerationInferencer,
+        ReconstructionInferencer,
+        export_checkpoint,
+        from_pretrained,
+        get_model,
+        init_model,
+        list_models,
+        model_info,
+        push_to_hub,
+        save_pretrained,
+    )
+
 _compat.apply()
 
-_ROOMS = (
+__all__ = [
+    'DecodingInferencer',
+    'EditingInferencer',
+    'EncodingInferencer',
+    'FeatureInferencer',
+    'GenerationInferencer',
+    'ReconstructionInferencer',
+    '__version__',
+    'apis',
+    'datasets',
+    'engine',
+    'evaluation',
+    'export_checkpoint',
+    'from_pretrained',
+    'get_model',
+    'init_model',
+    'list_models',
+    'model_info',
+    'models',
+    'push_to_hub',
+    'registry',
+    'save_pretrained',
+    'utils',
+    'visualization',
+]
+
+_ROOMS = {
     'apis',
     'datasets',
     'engine',
@@ -27,39 +81,29 @@ _ROOMS = (
     'registry',
     'utils',
     'visualization',
-)
-
-_APIS = (
-    'from_pretrained',
-    'get_model',
-    'init_model',
-    'list_models',
-    'push_to_hub',
-    'save_pretrained',
-)
-
-__all__ = ['__version__']
+}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a room, or what is used most, on first access (PEP 562).
 
     Args:
         name (str): The attribute asked for.
 
     Returns:
-        Any: The subpackage of that name, or the function of :mod:`mergevq_mm.apis`.
+        object: The subpackage of that name, or the function or class of
+        :mod:`mergevq_mm.apis`.
 
     Raises:
         AttributeError: If the package has neither.
     """
     if name in _ROOMS:
-        return importlib.import_module(f'{__name__}.{name}')
-    if name in _APIS:
-        return getattr(importlib.import_module(f'{__name__}.apis'), name)
+        return _importlib.import_module(f'{__name__}.{name}')
+    if name in __all__:
+        return getattr(_importlib.import_module(f'{__name__}.apis'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:
-    """List the package's attributes, with the rooms not imported yet."""
-    return sorted({*globals(), *_ROOMS, *_APIS})
+    """List what the package is for, with what is not imported yet."""
+    return sorted({*__all__, *(name for name in globals() if name[:2] == '__')})

@@ -146,9 +146,13 @@ def check(cfg: Config) -> None:
     Raises:
         ValueError: If a key, a type or the work_dir is wrong or in use.
     """
+    from mmengine.logging import MMLogger
+
+    from mergevq_mm.engine.quiet_runner import hush
     from mergevq_mm.engine.work_dir_lock import check_free
     from mergevq_mm.utils.config_check import check_config
 
+    hush(MMLogger.get_current_instance())
     check_config(cfg)
     if int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0:
         config_utils.check_work_dir(cfg.work_dir)
@@ -167,13 +171,14 @@ def main() -> None:
         sys.exit(f'error: {error}')
 
     from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
 
     from mergevq_mm.engine.first_step import TrainingRefused
+    from mergevq_mm.engine.quiet_runner import QuietRunner, say_goodbye
     from mergevq_mm.engine.training import prepare_training
     from mergevq_mm.utils.distributed import end_process_group
 
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    custom = 'runner_type' in cfg
+    runner = RUNNERS.build(cfg) if custom else QuietRunner.from_cfg(cfg)
     try:
         prepare_training(runner, ratio)
     except (FileNotFoundError, ValueError) as error:
@@ -185,6 +190,8 @@ def main() -> None:
         code = stop.code
     except TrainingRefused as error:  # by a hook, before the first step
         sys.exit(f'error: {error}')
+    if code is None:
+        say_goodbye(runner)
     del runner
     end_process_group()
     sys.exit(code)

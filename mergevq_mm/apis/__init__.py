@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .hub import list_models, model_info
 from .model import get_model, init_model
 from .pretrained import from_pretrained
 from .publishing import export_checkpoint, push_to_hub, save_pretrained
+
+if TYPE_CHECKING:  # for editors; at run time they come on first access
+    from .coding_inferencers import DecodingInferencer, EncodingInferencer
+    from .editing_inferencer import EditingInferencer
+    from .generation_inferencer import GenerationInferencer
+    from .inferencers import FeatureInferencer, ReconstructionInferencer
 
 # Name -> module: mmengine's base of the inferencers takes seconds to import.
 _LAZY = {
@@ -44,3 +50,8 @@ def __getattr__(name: str) -> Any:
         module = importlib.import_module(f'{__name__}.{_LAZY[name]}')
         return getattr(module, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    """List the public names, with those that are not imported yet."""
+    return sorted({*__all__, *(name for name in globals() if name[:2] == '__')})

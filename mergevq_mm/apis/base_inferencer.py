@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Callable
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.infer import BaseInferencer
 from torch import nn
 
+from .call_signature import check_arguments, with_signature
 from .hub import list_models
 from .image_inputs import (
     LOGGER,
@@ -25,58 +24,10 @@ from .image_inputs import (
     read_pixels,
     to_images,
 )
+from .loading import load_for_inference
 from .outputs import real_paths, write_outputs
 from .preparation import MAX_POSITIONS, batch_room, preparation_of
 from .progress import track
-
-
-def load_for_inference(
-    model: nn.Module | str | os.PathLike | Config,
-    pretrained: bool | str | os.PathLike | None = None,
-    device: str | torch.device | None = None,
-    **kwargs: Any,
-) -> nn.Module:
-    """A model with weights, however it is named.
-
-    Args:
-        model (nn.Module | str | PathLike | Config): A ready model, a name of
-            :func:`list_models`, the path of a config, a config, or a folder of
-            :func:`save_pretrained`.
-        pretrained (bool | str | PathLike, optional): Path or URL of a checkpoint; False
-            for random weights, which is never done unasked. Defaults to None: a
-            folder's own, or the published ones of a name.
-        device (str | torch.device, optional): Defaults to None, a GPU where there is
-            one.
-        **kwargs: Override arguments of the model's config.
-
-    Returns:
-        nn.Module: In evaluation mode.
-
-    Raises:
-        ValueError: If there are no weights, or they do not fit.
-        FileNotFoundError: If a file does not exist.
-    """
-    from .model import get_model, load_weights
-
-    for name, value in (('model', model), ('pretrained', pretrained)):
-        if isinstance(value, str) and not value.strip():
-            raise ValueError(
-                f'{name}={value!r} names nothing; give a path, or leave it out.'
-            )
-    device = device or get_device()
-    if isinstance(model, nn.Module):
-        if isinstance(pretrained, (str, os.PathLike)):
-            load_weights(model, pretrained)
-        return model.to(device).eval()
-    folder = not isinstance(model, Config) and Path(model).is_dir()
-    if pretrained is None and not folder:
-        pretrained = True
-        if isinstance(model, Config) or Path(model).is_file():
-            raise ValueError(
-                f'{model if not isinstance(model, Config) else "a config"} comes '
-                'without weights; give the path of a checkpoint of it.'
-            )
-    return get_model(model, pretrained or False, device, **kwargs)
 
 
 class MergeVQInferencer(BaseInferencer):
@@ -112,6 +63,14 @@ class MergeVQInferencer(BaseInferencer):
         self.show_progress = show_progress
         self.check_model()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let ``help`` show what the calls of a class take."""
+        super().__init_subclass__(**kwargs)
+        for name in {'__call__', 'stream'} - set(cls.__dict__):
+            inherited = getattr(cls, name)
+            plain = getattr(inherited, 'plain', inherited)
+            setattr(cls, name, with_signature(cls, plain))
+
     @property
     def device(self) -> torch.device:
         """torch.device: Where the model computes."""
@@ -124,7 +83,22 @@ class MergeVQInferencer(BaseInferencer):
         batch_size: int = 8,
         **kwargs: Any,
     ) -> list:
-        """All results in a list; see :meth:`stream`."""
+        """All results in a list.
+
+        Args:
+            inputs (Any): What to work on, see the class.
+            return_datasamples (bool): Whether results are mmpretrain's ``DataSample``
+                instead of dicts. Defaults to False.
+            batch_size (int): Inputs at a time. Defaults to 8.
+            **kwargs: Of ``preprocess``, ``forward``, ``visualize`` and ``postprocess``
+                of the class.
+
+        Returns:
+            list[dict | DataSample]: One for each input; see the class.
+
+        Raises:
+            ValueError: If an argument or an input is not what it should be.
+        """
         return list(self.stream(inputs, return_datasamples, batch_size, **kwargs))
 
     def stream(
@@ -134,10 +108,10 @@ class MergeVQInferencer(BaseInferencer):
         batch_size: int = 8,
         **kwargs: Any,
     ) -> Iterator[Any]:
-        """Results one after the other.
+        """Results one after the other, for as many as one likes.
 
         Args:
-            inputs (Any): What to work on.
+            inputs (Any): What to work on, see the class.
             return_datasamples (bool): Whether results are mmpretrain's ``DataSample``
                 instead of dicts. Defaults to False.
             batch_size (int): Inputs at a time. Defaults to 8.
@@ -152,10 +126,12 @@ class MergeVQInferencer(BaseInferencer):
         """
         if batch_size < 1:
             raise ValueError(f'batch_size={batch_size} is no batch; give at least 1.')
+        check_arguments(type(self), kwargs)
         before, during, seen, after = self._dispatch_kwargs(**kwargs)
         out_dir, made = after.get('out_dir'), 0
         self.failed: list[str] = []
         listed = self._inputs_to_list(inputs, out_dir)
+        self.number = len(listed)
         self.sources = set() if out_dir is None else real_paths(listed)
         batches = self.preprocess(listed, batch_size, **before)
         steps = ((len(batch), batch) for batch in batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .base_inferencer import ImageInferencer
-from .image_inputs import NamedImage, list_inputs
+from .image_inputs import NamedBytes, NamedImage, list_inputs
 from .token_file import (
     ENDING,
     FINGERPRINT_BYTES,
@@ -133,9 +133,10 @@ class EncodingInferencer(ImageInferencer):
 class DecodingInferencer(ImageInferencer):
     """Token files back to images.
 
-    Inputs are paths, folders, the bytes of a file, or a sequence of these. Results are
-    dicts with ``name``, ``source``, ``image`` (H×W×3 uint8), ``grid``, ``index`` and
-    ``group``. A file of another tokenizer is refused.
+    Inputs are paths, folders, the bytes of a file, results of an
+    :class:`EncodingInferencer`, or a sequence of these. Results are dicts with
+    ``name``, ``source``, ``image`` (H×W×3 uint8), ``grid``, ``index`` and ``group``. A
+    file of another tokenizer is refused.
     """
 
     preprocess_kwargs: set = set()
@@ -150,12 +151,13 @@ class DecodingInferencer(ImageInferencer):
     def _inputs_to_list(
         self, inputs: Any, out_dir: str | os.PathLike | None = None
     ) -> list[tuple[str, Any]]:
-        listed = list_inputs(inputs, (ENDING,), out_dir)
+        listed = list_inputs(_contents(inputs), (ENDING,), out_dir)
         for _, item in listed:
             if not isinstance(item, (str, bytes)):
                 raise ValueError(
                     f'inputs hold a {type(item).__name__}, which is no token file; '
-                    'give paths, folders, or the bytes of files.'
+                    'give paths, folders, the bytes of files, or what an '
+                    'EncodingInferencer returns.'
                 )
         return listed
 
@@ -260,3 +262,13 @@ class DecodingInferencer(ImageInferencer):
 def _shape(tokens: TokenFile) -> tuple:
     """What files of one batch have in common."""
     return tokens.grid, len(tokens.index), tokens.group is None
+
+
+def _contents(inputs: Any) -> Any:
+    """Inputs with the files in the place of an encoder's results."""
+    if isinstance(inputs, (list, tuple)):
+        return [_contents(item) for item in inputs]
+    fields = inputs if isinstance(inputs, Mapping) else getattr(inputs, '__dict__', {})
+    if isinstance(fields.get('content'), bytes):
+        return NamedBytes(fields['content'], fields.get('name', ''))
+    return inputs

@@ -47,15 +47,32 @@ class NamedImage(NamedTuple):
 class FolderFile(str):
     """The path of a file that nobody named: it lay in a folder that somebody did.
 
+    On the command line also one of several, as a shell lists them.
     If it cannot be read, that is told, and the work goes on.
     """
+
+
+class NamedBytes(bytes):
+    """The content of a file, and what its results are called.
+
+    Args:
+        content (bytes): Of the file.
+        name (str): Without an ending.
+    """
+
+    name: str
+
+    def __new__(cls, content: bytes, name: str) -> NamedBytes:
+        """Copy the content, and note its name."""
+        made = super().__new__(cls, content)
+        made.name = name
+        return made
 
 
 def list_inputs(
     inputs: Any,
     endings: Iterable[str] | None = None,
     leave_out: str | os.PathLike | None = None,
-    reserved: Sequence[str] = (),
 ) -> list[tuple[str, Any]]:
     """Take apart what a user gives, and name each piece.
 
@@ -69,8 +86,6 @@ def list_inputs(
             None, those of images.
         leave_out (str | PathLike, optional): A folder that is not looked into when it
             lies in another: that of the results. Defaults to None.
-        reserved (Sequence[str]): What results append to a name, in small letters: no
-            name is another one and that. Defaults to ().
 
     Returns:
         list[tuple[str, Any]]: Names that differ, also where a file system does not tell
@@ -86,16 +101,11 @@ def list_inputs(
     if not found:
         raise ValueError('inputs hold nothing; give at least one image or path.')
     taken: set[str] = set()
-
-    def clashes(name: str) -> bool:
-        cut = [name.removesuffix(end) for end in reserved]
-        return not taken.isdisjoint([name, *cut, *(name + end for end in reserved)])
-
     named = []
     for number, (name, item) in enumerate(found):
         name = unique = name or f'image{number:05d}'
         more = 1
-        while clashes(_folded(unique)):
+        while _folded(unique) in taken:
             more += 1
             unique = f'{name}_{more}'
         taken.add(_folded(unique))
@@ -121,7 +131,7 @@ def _flatten(
         for item in inputs:
             yield '', item
     elif isinstance(inputs, (np.ndarray, Tensor, Image.Image, bytes)):
-        yield '', inputs
+        yield inputs.name if isinstance(inputs, NamedBytes) else '', inputs
     else:
         raise ValueError(
             f'inputs hold a {type(inputs).__name__}, which is no image; give paths, '

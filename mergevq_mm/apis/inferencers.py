@@ -151,29 +151,33 @@ class ReconstructionInferencer(ImageInferencer):
             for keep, one in made.items()
         }
         if len(made) > 1:
-            length = pred['grid'][0] * pred['grid'][1]
             images = {keep: _unit(one['image']) for keep, one in made.items()}
+            bits = {k: (one['code_bits'], one['map_bits']) for k, one in made.items()}
             pictures['strip'] = vis.reconstruction_strip(
-                _unit(pred['original']), images, self.parts.quantizer.bits, length
+                _unit(pred['original']), images, bits
             )
         return pictures
 
     def outputs(self, result: dict) -> dict[str, np.ndarray]:
-        """Reconstructions and pictures, NAME_<what it is>.png."""
+        """Reconstructions and pictures, named by what they are.
+
+        Of one image they are NAME_<what it is>.png, of several <what it is>/NAME.png.
+        """
         named = {}
         for keep, one in result['reconstructions'].items():
             named[f'K{keep}'] = one['image']
             if 'predicted_image' in one:
                 named[f'K{keep}_predicted'] = one['predicted_image']
         named |= result.get('pictures', {})
-        return {f'{result["name"]}_{end}.png': image for end, image in named.items()}
+        form = '{name}_{kind}.png' if self.number == 1 else '{kind}/{name}.png'
+        name = result['name']
+        return {form.format(name=name, kind=kind): made for kind, made in named.items()}
 
     def _inputs_to_list(
         self, inputs: Any, out_dir: str | os.PathLike | None = None
     ) -> list[tuple[str, Any]]:
         check_apart(inputs, out_dir)
-        # cat_merge_K16.png is the map of a cat, not what became of a cat_merge.
-        return list_inputs(inputs, None, out_dir, reserved=('_merge',))
+        return list_inputs(inputs, None, out_dir)
 
 
 class FeatureInferencer(ImageInferencer):

@@ -117,7 +117,7 @@ def _strict(group: Any) -> None:
     group.add_argument(
         '--strict',
         action='store_true',
-        help='exit code 1 where a file of a folder cannot be read',
+        help='exit code 1 where one of several files cannot be read',
     )
 
 
@@ -157,7 +157,9 @@ def _reconstruct(commands: Any) -> None:
         'reconstruct',
         'reconstruct images from K tokens',
         'Writes NAME_K<K>.png, the reconstruction; NAME_merge_K<K>.png, what has\n'
-        'merged; and of several K NAME_strip.png, all of them with PSNR and bits.',
+        'merged; and of several K NAME_strip.png, all of them with PSNR and bits.\n'
+        'Several images: K<K>/NAME.png, merge_K<K>/NAME.png and strip/NAME.png, and\n'
+        'contact_sheet.png and summary.csv of them all.',
     )
     _model(parser)
     _images(parser)

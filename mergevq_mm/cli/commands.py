@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,24 @@ def image_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {'size': args.size, 'fit': args.fit, 'batch_size': args.batch_size}
 
 
+def named_files(paths: Sequence[str]) -> list[str]:
+    """What somebody names; one of several that cannot be read ends nothing.
+
+    A shell writes `photographs/*.jpg` out, so that nobody has looked at each of them.
+
+    Args:
+        paths (Sequence[str]): Files, folders, addresses.
+
+    Returns:
+        list[str]: The same for an inferencer.
+    """
+    from mergevq_mm.apis.image_inputs import FolderFile
+
+    return list(paths) if len(paths) == 1 else [FolderFile(path) for path in paths]
+
+
 def conclude(args: argparse.Namespace, failed: Sequence[str], good: int) -> None:
-    """Say how many files of folders could not be read, if there are any.
+    """Say how many of several files could not be read, if there are any.
 
     Args:
         args (Namespace): The command line.
@@ -83,36 +99,34 @@ def conclude(args: argparse.Namespace, failed: Sequence[str], good: int) -> None
 
 
 def reconstruct(args: argparse.Namespace) -> None:
-    """Reconstruct, write, and print a line for each image and K.
+    """Reconstruct and write; print a line for each image and K, of many their means.
 
     Args:
         args (Namespace): The command line.
     """
     from mergevq_mm.apis import ReconstructionInferencer
 
+    from .summary import ReconstructionSummary
+
     infer = ReconstructionInferencer(
         **model_arguments(args), show_progress=not args.quiet
     )
-    number, files = 0, 0
+    summary = ReconstructionSummary()
     for result in infer.stream(
-        args.images,
+        named_files(args.images),
         keep=args.keep,
         predict_source=args.predict_source,
         draw=not args.no_pictures,
         out_dir=args.out,
         **image_arguments(args),
     ):
-        height, width = result['original'].shape[:2]
-        for keep, made in result['reconstructions'].items():
-            print(
-                f'{result["name"]}: {width}x{height}, K = {keep}, '
-                f'PSNR {made["psnr"]:.2f} dB, {made["code_bits"]} + '
-                f'{made["map_bits"]} bits, {made["bpp"]:.4f} a pixel',
-                flush=True,
-            )
-        number, files = number + 1, files + len(result['files'])
-    print(f'{number} images, {files} files: {args.out}/')
-    conclude(args, infer.failed, number)
+        for line in summary.add(result, infer.number):
+            print(line, flush=True)
+    if infer.number > 1:
+        summary.write(args.out, infer.task, infer.sources)
+        print('\n'.join(summary.means()))
+    print(f'{summary.images} images, {summary.files} files: {args.out}/')
+    conclude(args, infer.failed, summary.images)
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -126,7 +140,7 @@ def encode(args: argparse.Namespace) -> None:
     infer = EncodingInferencer(**model_arguments(args), show_progress=not args.quiet)
     rates, total = [], 0
     for result in infer.stream(
-        args.images,
+        named_files(args.images),
         keep=args.keep,
         with_map=not args.no_map,
         out_dir=args.out,
@@ -159,7 +173,7 @@ def decode(args: argparse.Namespace) -> None:
     infer = DecodingInferencer(**model_arguments(args), show_progress=not args.quiet)
     number = 0
     for result in infer.stream(
-        args.files, out_dir=args.out, batch_size=args.batch_size
+        named_files(args.files), out_dir=args.out, batch_size=args.batch_size
     ):
         height, width = result['image'].shape[:2]
         print(f'{result["files"][0]}: {width}x{height}', flush=True)
@@ -180,7 +194,10 @@ def features(args: argparse.Namespace) -> None:
     check_ending(args.out)  # before the work
     infer = FeatureInferencer(**model_arguments(args), show_progress=not args.quiet)
     results = infer(
-        args.images, keep=args.keep, features=args.features, **image_arguments(args)
+        named_files(args.images),
+        keep=args.keep,
+        features=args.features,
+        **image_arguments(args),
     )
     rows = {name: np.stack([r[name] for r in results]) for name in args.features}
     rows['label'] = np.full(len(results), -1, dtype=np.int64)
@@ -203,6 +220,8 @@ def generate(args: argparse.Namespace) -> None:
     from mergevq_mm.apis.outputs import write_outputs
     from mergevq_mm.visualization import sample_grid
 
+    from .summary import sampling_words
+
     infer = GenerationInferencer(**model_arguments(args), show_progress=not args.quiet)
     classes = args.classes or list(range(min(10, infer.model.num_classes)))
     made, stats = [], []
@@ -215,12 +234,10 @@ def generate(args: argparse.Namespace) -> None:
     ):
         made.append(result['image'])
         stats.append(result['stats'])
-    grid = sample_grid(made, columns=len(classes))
+    labels = [f'class {label}' for label in classes]
+    grid = sample_grid(made, columns=len(classes), captions=labels)
     (grid,) = write_outputs(args.out, {'grid.png': grid}, infer.task)
-    means = {
-        name: round(float(np.mean([s[name] for s in stats])), 2) for name in stats[0]
-    }
-    print(f'means of the images: {json.dumps(means)}')
+    print(sampling_words(result['keep'], stats))
     print(f'{len(made)} images: {args.out}/, {grid}')
 
 
@@ -261,7 +278,8 @@ def edit(args: argparse.Namespace) -> None:
             pictures += [before, shade_region(before, result['region'])]
         pictures.append(result['image'])
         print(result['files'][0], flush=True)
-    grid = sample_grid(pictures, columns=2 + args.num)
+    labels = ['image', 'region', *(f'edit {place}' for place in range(args.num))]
+    grid = sample_grid(pictures, columns=2 + args.num, captions=labels)
     (grid,) = write_outputs(args.out, {'grid.png': grid}, infer.task, infer.sources)
     print(f'{args.out}/, {grid}')
 
@@ -273,12 +291,22 @@ def export(args: argparse.Namespace) -> None:
         args (Namespace): The command line.
     """
     from mergevq_mm.apis import save_pretrained
-    from mergevq_mm.apis.base_inferencer import load_for_inference
+    from mergevq_mm.apis.loading import load_for_inference
 
     model = load_for_inference(**model_arguments(args))
     if hasattr(model, 'tokenizer'):
         model.tokenizer.init_weights()  # an early error where its file is missing
-    print(save_pretrained(model, args.folder))
+    folder = save_pretrained(model, args.folder)
+    for path in sorted(path for path in folder.rglob('*') if path.is_file()):
+        print(f'{path}: {path.stat().st_size:,} bytes')
+    generator = hasattr(model, 'tokenizer')
+    number = sum(p.numel() for p in model.parameters())
+    name = shlex.quote(str(folder))
+    print(
+        f'{type(model).__name__}{" with its tokenizer" * generator}, {number:,} '
+        f'parameters. Try: mergevq {"generate" if generator else "reconstruct"} {name}'
+        f'{"" if generator else " IMAGE"}'
+    )
 
 
 def web(args: argparse.Namespace) -> None:

@@ -26,7 +26,13 @@ from .class_numbers import (
     training_classes,
 )
 from .image_lists import read_labelled, read_names
-from .layout import check_classes, check_labels, check_root, expected_tree
+from .layout import (
+    check_classes,
+    check_labels,
+    check_root,
+    check_variable,
+    expected_tree,
+)
 from .links import check_links
 from .shared_marks import SharedMarks
 from .transforms.load_image import UnreadableImageError
@@ -71,8 +77,10 @@ class ImageFolder(ImageNet):
         num_classes (int, optional): How many classes there must be. None accepts
             any number. Defaults to None.
         max_bad (int | float): How many bad images a training run survives: a number
-            if ``int``, a fraction of the data set if ``float``. Defaults to 0.01, one
-            per cent.
+            if ``int``, a fraction of the data set if ``float``, but one at least unless
+            it is 0. Defaults to 0.01, one per cent.
+        variable (str, optional): Environment variable that the config takes the folder
+            from, for errors to name. Defaults to None.
         **kwargs: Further arguments of :class:`mmpretrain.datasets.ImageNet`.
 
     Raises:
@@ -91,6 +99,7 @@ class ImageFolder(ImageNet):
         split: str = '',
         num_classes: int | None = None,
         max_bad: int | float = 0.01,
+        variable: str | None = None,
         **kwargs: Any,
     ) -> None:
         if split not in ('', 'train', 'val', 'test'):
@@ -105,6 +114,8 @@ class ImageFolder(ImageNet):
                 f'max_bad={max_bad!r} must be a number of images (int >= 0) or a '
                 'fraction of the data set (float in [0, 1]).'
             )
+        if variable is not None:
+            check_variable(variable, data_root or kwargs.get('data_prefix', ''))
         if not (data_root or kwargs.get('data_prefix') or kwargs.get('ann_file')):
             raise ValueError(
                 "data_root='' names no data; set it to the folder above train/ and "
@@ -238,7 +249,8 @@ class ImageFolder(ImageNet):
         """int: The number of bad images that a training run survives."""
         if isinstance(self.max_bad, int):
             return self.max_bad
-        return int(self.max_bad * len(self) + 1e-6)  # 0.29 * 100 is 28.999…
+        share = int(self.max_bad * len(self) + 1e-6)  # 0.29 * 100 is 28.999…
+        return max(share, 1) if self.max_bad else 0
 
     def bad_files(self) -> list[str]:
         """List the images that were found unreadable so far.
@@ -258,9 +270,10 @@ class ImageFolder(ImageNet):
         if bad > limit:
             shown = '\n  '.join(self.bad_files()[:20])
             raise ValueError(
-                f'max_bad={self.max_bad!r} allows {limit} unreadable images of '
-                f'{len(self)}, but {bad} were found; repair the data or raise '
-                f'max_bad:\n  {shown}'
+                f'max_bad={self.max_bad!r} allows {limit} unreadable '
+                f'{"image" if limit == 1 else "images"} of {len(self)}, but {bad} were '
+                'found; repair or remove them, or allow more, such as by --cfg-options '
+                f'train_dataloader.dataset.max_bad={2 * bad}:\n  {shown}'
             ) from error
         if fresh:
             print_log(

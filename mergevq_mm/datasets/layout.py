@@ -30,6 +30,24 @@ def expected_tree(data_root: str, split: str) -> str:
     )
 
 
+def check_variable(name: str, folder: str) -> None:
+    """Refuse a folder that an environment variable names and that is none.
+
+    Args:
+        name (str): The variable.
+        folder (str): What the config made of it.
+
+    Raises:
+        FileNotFoundError: If it is not set, or names no folder.
+    """
+    example = f'give a folder that holds images, such as {name}=photographs.'
+    if not folder:
+        raise FileNotFoundError(f'{name} is not set or empty; {example}')
+    if not fileio.isdir(folder):
+        what = 'is a file' if fileio.exists(folder) else 'does not exist'
+        raise FileNotFoundError(f'{name}={folder!r} {what}; {example}')
+
+
 def check_root(folder: str, data_root: str, split: str) -> None:
     """Refuse a data folder that is not there.
 

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from .first_step import check_steps
 from .hooks.preemption_hook import PreemptionHook, protect_workers
+from .quiet_runner import opening_words
 from .schedules import Length, fit_schedules
 
 
@@ -44,6 +45,7 @@ def prepare_training(runner: Any, ratio: float = 1.0) -> None:
         epoch = max(len(loop.dataloader), 1)
     except TypeError:  # a stream
         epoch = max(loop.max_iters, 1)
+    runner.logger.info(opening_words(runner))
     if runner.param_schedulers is not None:
         length = Length(loop.max_iters, loop.max_epochs, epoch)
         fitted, notes = fit_schedules(runner.param_schedulers, length, ratio)

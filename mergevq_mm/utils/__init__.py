@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors; at run time they come on first access
+    from .checkpoint import (
+        LoadReport,
+        check_state_dict_matches,
+        fetch_file,
+        find_latest_checkpoint,
+        load_checkpoint_file,
+        load_pretrained,
+    )
 
 # Name -> module: the package's own `__init__` imports this room, so that it must
 # not import torch's or mmengine's heavy parts before they are asked for.

@@ -15,18 +15,20 @@ from .merging import (
     paint_groups,
     reconstruction_strip,
     shade_region,
-    token_bits,
 )
 from .plots import figure_image
+from .sheets import SheetRow, contact_sheet
 from .strips import strip
 
 __all__ = [
     'CacheTrace',
     'RunTensorboardBackend',
     'RunWandbBackend',
+    'SheetRow',
     'attention_strip',
     'cache_figure',
     'code_usage_figure',
+    'contact_sheet',
     'curves_figure',
     'distinct_colours',
     'draw_attention',
@@ -48,6 +50,5 @@ __all__ = [
     'strip',
     'tile',
     'to_uint8',
-    'token_bits',
     'trace_cache',
 ]

@@ -134,7 +134,10 @@ def reconstruction_grid(
 
 
 def sample_grid(
-    images: Sequence[np.ndarray], columns: int, scale: int | None = None
+    images: Sequence[np.ndarray],
+    columns: int,
+    scale: int | None = None,
+    captions: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Generated images row by row; what is left of the last row stays white.
 
@@ -143,6 +146,7 @@ def sample_grid(
         columns (int): Images of a row.
         scale (int, optional): Whole factor of enlargement. Defaults to None: images of
             less than 64 pixels are doubled.
+        captions (Sequence[str], optional): Over each column. Defaults to None.
 
     Returns:
         np.ndarray: H'×W'×3 uint8.
@@ -158,7 +162,8 @@ def sample_grid(
     columns = min(columns, len(images))
     missing = -len(images) % columns
     images += [np.full_like(images[0], 255)] * missing
-    return tile([images[i : i + columns] for i in range(0, len(images), columns)])
+    rows = [images[i : i + columns] for i in range(0, len(images), columns)]
+    return tile(rows, captions)
 
 
 def save_png(

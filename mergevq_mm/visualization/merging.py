@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -161,8 +160,7 @@ def growth_strip(
 def reconstruction_strip(
     original: Tensor,
     reconstructions: Mapping[int, Tensor],
-    bits: int,
-    length: int,
+    bits: Mapping[int, tuple[int, int]],
     scale: int | None = None,
     columns: int | None = None,
 ) -> np.ndarray:
@@ -171,8 +169,8 @@ def reconstruction_strip(
     Args:
         original (Tensor): 3×H×W in [0, 1].
         reconstructions (Mapping[int, Tensor]): K to image, 3×H×W in [0, 1].
-        bits (int): Bits of a code.
-        length (int): Raster positions, L.
+        bits (Mapping[int, tuple[int, int]]): K to the bits of the codes and of the
+            source map.
         scale (int, optional): Whole factor of enlargement. Defaults to None.
         columns (int, optional): Images of a row. Defaults to None, one row.
 
@@ -192,28 +190,10 @@ def reconstruction_strip(
         image = reconstructions[keep]
         images.append(smooth_enlarge(to_uint8(image), scale))
         quality = float(psnr(image[None], original[None])[0])
-        codes, source = token_bits(keep, bits, length)
+        codes, source = bits[keep]
         titles.append(f'K = {keep}')
         notes.append([f'PSNR {quality:.1f} dB', f'{codes:,} + {source:,} bits'])
     return strip(images, titles, notes, columns)
-
-
-def token_bits(keep: int, bits: int, length: int) -> tuple[int, int]:
-    """Bits of the codes of an image and of its source map.
-
-    The map is counted as L numbers below K, without any compression. With K = L it is
-    the identity, and with K = 1 it says nothing.
-
-    Args:
-        keep (int): Tokens, K.
-        bits (int): Bits of a code.
-        length (int): Raster positions, L.
-
-    Returns:
-        tuple[int, int]: Bits of the codes, and of the map, rounded up.
-    """
-    source = 0 if keep >= length else math.ceil(length * math.log2(keep))
-    return keep * bits, source
 
 
 def smooth_enlarge(image: np.ndarray, scale: int) -> np.ndarray:

@@ -63,19 +63,23 @@ def strip(
     for i, image in enumerate(images):
         x = _MARGIN + i % columns * (cell_width + _GAP)
         y = _MARGIN + i // columns * (cell_height + _GAP)
-        pen.text((x, y), titles[i], fill=_INK, font=_font(_TITLE))
+        pen.text((x, y), titles[i], fill=_INK, font=_font(_TITLE, titles[i]))
         page.paste(Image.fromarray(image), (x, y + above))
         for j, note in enumerate(notes[i]):
             top = y + above + height + 6 + j * (_NOTE + 5)
-            pen.text((x, top), note, fill=_GREY, font=_font(_NOTE))
+            pen.text((x, top), note, fill=_GREY, font=_font(_NOTE, note))
     return np.asarray(page)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=size)
+def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
+    """Pillow's font; for a text such as a file's name, which it may lack, another."""
+    if text.isascii():
+        return ImageFont.load_default(size=size)
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(f'{get_data_path()}/fonts/ttf/DejaVuSans.ttf', size)
 
 
 def _widths(texts: Sequence[str], size: int) -> list[int]:
     """Pixels that texts need."""
-    font = _font(size)
-    return [0, *(int(font.getlength(text)) + 1 for text in texts)]
+    return [0, *(int(_font(size, text).getlength(text)) + 1 for text in texts)]

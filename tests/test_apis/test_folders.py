@@ -142,16 +142,19 @@ def test_results_never_share_a_file(model: MergeVQ, tmp_path: Path) -> None:
     infer = _quiet('ReconstructionInferencer', model)
     options = dict(keep=[16, 9], fit='crop', predict_source=True, draw=True)
     results = infer(images, **options, out_dir=tmp_path / 'out')
-    files = [
-        Path(file).name.casefold() for result in results for file in result['files']
-    ]
+    files = [file.casefold() for result in results for file in result['files']]
     assert len(files) == len(set(files)) == 8 * 7
-    assert len(list((tmp_path / 'out').iterdir())) == len(files)
+    kinds = 'K16 K16_predicted K9 K9_predicted merge_K16 merge_K9 strip'.split()
+    assert sorted(p.name for p in (tmp_path / 'out').iterdir()) == kinds
+    assert all(len(list((tmp_path / 'out' / kind).iterdir())) == 8 for kind in kinds)
     for result in results:
-        path = tmp_path / 'out' / f'{result["name"]}_K9.png'
+        path = tmp_path / 'out' / 'K9' / f'{result["name"]}.png'
         assert np.array_equal(Image.open(path), result['reconstructions'][9]['image'])
-        path = tmp_path / 'out' / f'{result["name"]}_merge_K9.png'
+        path = tmp_path / 'out' / 'merge_K9' / f'{result["name"]}.png'
         assert np.array_equal(Image.open(path), result['pictures']['merge_K9'])
+    infer(images / 'cat.png', **options, out_dir=tmp_path / 'one')  # side by side
+    named = sorted(p.name for p in (tmp_path / 'one').iterdir())
+    assert named == [f'cat_{kind}.png' for kind in kinds]
 
 
 def test_results_are_not_inputs_of_the_next_time(
@@ -192,8 +195,10 @@ def test_originals_are_not_replaced(model: MergeVQ, tmp_path: Path) -> None:
     infer = _quiet('ReconstructionInferencer', model)
     made = infer(tmp_path / 'cat.png', keep=9, out_dir=tmp_path / 'r')[0]['files']
     (tmp_path / 'r' / 'cat.png').write_bytes(before)
-    with pytest.raises(ValueError, match='cat_K9.png" is there already'):
-        infer([tmp_path / 'r' / 'cat.png', made[0]], keep=9, out_dir=tmp_path / 'r')
+    inputs = [tmp_path / 'r' / 'cat.png', made[0]]
+    made = infer(inputs, keep=9, out_dir=tmp_path / 'r')[0]['files']
+    with pytest.raises(ValueError, match='K9/cat.png" is there already'):
+        infer([made[0], inputs[1]], keep=9, out_dir=tmp_path / 'r')
 
 
 # ----------------------------------------------------------------------------- the rest

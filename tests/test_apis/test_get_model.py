@@ -160,6 +160,7 @@ def test_from_a_wheel_in_another_folder(tmp_path: Path) -> None:
         if '__pycache__' not in path.parts:
             assert mim + path.relative_to(REPO).as_posix() in names
     assert {mim + 'model-index.yml', mim + 'tools/train.py'} <= names
+    assert 'mergevq_mm/py.typed' in names
     assert not any(name.endswith('.pyc') for name in names)
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', CODE, str(site)],

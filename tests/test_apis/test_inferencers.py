@@ -174,7 +174,7 @@ def test_bad_inputs(model: MergeVQ, tmp_path: Path) -> None:
     (tmp_path / 'empty').mkdir()
     with pytest.raises(FileNotFoundError, match='has no file that ends in'):
         infer(tmp_path / 'empty')
-    with pytest.raises(ValueError, match='unknown argument'):
+    with pytest.raises(ValueError, match='no argument kep; did you mean keep'):
         infer(PIXELS, kep=3)
     with pytest.raises(ValueError, match='batch_size=0'):
         infer(PIXELS, batch_size=0)
@@ -252,6 +252,15 @@ def test_encode_and_decode(model: MergeVQ, tmp_path: Path, with_map: bool) -> No
             assert one['bpp'] == expected['bpp']
         else:
             assert file['group'] is None and one['map_bits'] == 0
+    # What the one returns the other takes, with its names.
+    named = {**coded[3], 'name': 'cat'}
+    both = encode(PIXELS, keep=7, with_map=with_map, return_datasamples=True)
+    straight = decode([*coded[:3], named, *both])
+    names = ['image00000', 'image00001', 'image00002', 'cat', 'image00000_2']
+    assert [result['name'] for result in straight] == names
+    for result, expected in zip(straight, back):
+        assert np.abs(result['image'].astype(int) - expected['image']).max() <= 1
+    assert decode(coded[1])[0]['image'].shape == (12, 8, 3)
     assert (tmp_path / 'image00000.mvq').stat().st_size == len(coded[0]['content'])
 
 

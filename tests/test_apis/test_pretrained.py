@@ -256,7 +256,7 @@ def test_a_config_file_of_data_can_execute_nothing(
     folder: Path, tmp_path: Path, ending: str
 ) -> None:
     """Given alone, with weights, it is held to the rules of the folder."""
-    from mergevq_mm.apis.base_inferencer import load_for_inference
+    from mergevq_mm.apis.loading import load_for_inference
     from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
 
     mark, script = tmp_path / 'ran', tmp_path / 'evil.py'

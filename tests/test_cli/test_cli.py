@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import csv
+import re
 import resource
 import subprocess
 import sys
@@ -83,6 +84,47 @@ def test_reconstruct(
     assert Image.open(tmp_path / 'cat_K7.png').size == (12, 8)
 
 
+def test_reconstruct_a_folder(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder, out = tmp_path / 'in', tmp_path / 'out'
+    (folder / 'sub').mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        size = (8, 12, 3) if number % 2 else (8, 8, 3)  # 24 positions, or 16
+        pixels = rng.integers(0, 256, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(
+            folder / ('sub' if number > 5 else '') / f'{number:02}.png'
+        )
+    words = ['reconstruct', *_tokenizer(files), str(folder), '--out', str(out)]
+    lines = _run(capsys, *words, '--keep', '0.5', '8').splitlines()
+    # 12 and 8 of 24 positions; 8, which is asked for twice, of 16.
+    with open(out / 'summary.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 * 2 + 6 and rows[-1]['source'] == f'{folder}/sub/11.png'
+    asked = [[row for row in rows if row['K'] == keep] for keep in ('12', '8')]
+    first = [row for row in asked[1] if row['width'] == '8'] + asked[0]
+    assert len(first) == 12
+    mean = {k: np.mean([float(row[k]) for row in first]) for k in list(rows[0])[5:]}
+    assert lines[0] == (
+        f'mean of 12: K = 8..12, PSNR {mean["psnr"]:.2f} dB, {mean["code_bits"]:.0f} + '
+        f'{mean["map_bits"]:.0f} bits, {mean["bpp"]:.4f} a pixel'
+    )
+    assert lines[1].startswith('mean of 6: K = 8, PSNR ')
+    kinds = ['K12', 'K8', 'merge_K12', 'merge_K8', 'strip']
+    written = ['contact_sheet.png', 'summary.csv']
+    assert sorted(p.name for p in out.iterdir()) == sorted(kinds + written)
+    assert (out / 'K8' / 'sub_11.png').is_file()
+    number = len([path for path in out.rglob('*.*')])
+    assert lines[2:] == [f'12 images, {number} files: {out}/']
+    # A folder can be done again; of a few images each has its lines, too.
+    _run(capsys, *words, '--keep', '8')
+    pair = [f'{folder}/00.png', f'{folder}/01.png']
+    words = ['reconstruct', *_tokenizer(files), *pair, '--out', str(out)]
+    lines = _run(capsys, *words, '--keep', '8').splitlines()
+    assert [line[:5] for line in lines] == ['00: 8', '01: 1', 'mean ', '2 ima']
+
+
 def test_encode_then_decode(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -136,6 +178,12 @@ def test_bad_files_of_a_folder(
     assert message.startswith('error: 1 of 2 files could not be read; the first: "')
     bad = folder / ('bad.mvq' if command == 'decode' else 'bad.png')
     assert f'error: "{bad}"' in _fails(command, *model, str(bad), '--out', str(out))
+    # One of several, as of `photographs/*`, ends nothing either.
+    good = folder / bad.with_stem('cat').name
+    main([command, *model, str(bad), str(good), '--out', str(out)])
+    printed = capsys.readouterr()
+    assert '1 images' in printed.out.splitlines()[-1]
+    assert 'warning: 1 of 2 files could not be read' in printed.err
 
 
 def test_generate_and_export(
@@ -143,7 +191,13 @@ def test_generate_and_export(
 ) -> None:
     model = ['--weights', files['g.pth'], '--tokenizer', files['t.pth']]
     folder, out = tmp_path / 'folder', tmp_path / 'out'
-    _run(capsys, 'export', files['g.py'], str(folder), *model, '--device', 'cpu')
+    text = _run(capsys, 'export', files['g.py'], str(folder), *model, '--device', 'cpu')
+    *written, last = text.splitlines()
+    paths = sorted(path for path in folder.rglob('*') if path.is_file())
+    assert written == [f'{p}: {p.stat().st_size:,} bytes' for p in paths]
+    assert folder / 'tokenizer' / 'model.safetensors' in paths
+    assert last.startswith('MergeAR with its tokenizer, ')
+    assert last.endswith(f' parameters. Try: mergevq generate {folder}')
     sampling = ['--classes', '3', '11', '--num-per-class', '2', '--seed', '5']
     sampling += ['--temperature', '0.5', '0.7', '--mode', 'full', '--device', 'cpu']
     text = _run(capsys, 'generate', str(folder), *sampling, '--out', str(out))
@@ -151,8 +205,15 @@ def test_generate_and_export(
     assert names == {f'{c}_0000{i}.png' for c in ('03', '11') for i in (0, 1)} | {
         'grid.png'
     }
-    means = json.loads(text.splitlines()[0].partition(': ')[2])
-    assert means['cache_slots'] == 18 and 1 <= means['distinct'] <= 16
+    words = r'an image on average: (\d+\.\d) distinct codes \(K = 9\), \d+ passes of '
+    words += r'the network, \d+\.\d of 18 slots of the cache, \d+ KiB'
+    found = re.fullmatch(words, text.splitlines()[0])
+    assert found and 1 <= float(found[1]) <= 16
+    grid = np.asarray(Image.open(out / 'grid.png'))
+    assert grid.shape == (6 + 18 + 2 * 22, 6 + 2 * 22, 3)  # doubled, with captions
+    assert (grid[6:24, 6:22] < 128).any() and (grid[6:24, 28:44] < 128).any()
+    drawn = np.asarray(Image.open(out / '11_00001.png'))
+    assert np.array_equal(grid[46:62:2, 28:44:2], drawn)
     # From config and checkpoints the very same images come.
     again = tmp_path / 'again'
     _run(capsys, 'generate', files['g.py'], *model, *sampling, '--out', str(again))
@@ -181,11 +242,11 @@ def test_edit(
     assert edited[0].shape == (8, 8, 3) and not np.array_equal(*edited[:2])
     # Doubled: the image, what is drawn anew, two variants.
     grid = edited[2]
-    assert grid.shape == (6 + 22, 6 + 4 * 22, 3)
+    assert grid.shape == (6 + 18 + 22, 6 + 4 * 22, 3)
     whole = np.asarray(Image.open(files['cat']))[:, 2:10]
-    assert np.array_equal(grid[6:22:2, 6:22:2], whole)
-    assert np.array_equal(grid[6:22:2, 50:66:2], edited[0])
-    shaded = grid[6:22:2, 28:44:2]
+    assert np.array_equal(grid[24:40:2, 6:22:2], whole)
+    assert np.array_equal(grid[24:40:2, 50:66:2], edited[0])
+    shaded = grid[24:40:2, 28:44:2]
     assert np.array_equal(shaded[:4], whole[:4])
     assert (shaded[4:] != whole[4:]).any(axis=2).all()
     _run(capsys, *words)  # again, without a class

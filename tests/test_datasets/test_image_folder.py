@@ -155,6 +155,32 @@ def test_too_many_bad_images_end_the_run(tmp_path: Path) -> None:
         folder(tmp_path, max_bad=0)[1]
 
 
+def test_a_share_allows_one_bad_image_at_least(tmp_path: Path) -> None:
+    data = folder(make_root(tmp_path, bad=(1, 5)))  # 0.01 of 8
+    assert data.bad_limit == 1 and value(data[1]) == 2
+    with pytest.raises(ValueError) as caught:
+        data[5]
+    assert 'max_bad=0.01 allows 1 unreadable image of 8, but 2 we' in str(caught.value)
+    assert '--cfg-options train_dataloader.dataset.max_bad=4:' in str(caught.value)
+    for none in (0, 0.0):
+        assert folder(tmp_path, max_bad=none).bad_limit == 0
+
+
+def test_the_variable_that_names_the_folder(tmp_path: Path) -> None:
+    given = dict(variable='PHOTOS', with_label=False)
+    (tmp_path / 'file').touch()
+    for value, text in (
+        ('', 'PHOTOS is not set or empty; give a folder that holds images, such as P'),
+        (str(tmp_path / 'no'), f"PHOTOS='{tmp_path}/no' does not exist; give"),
+        (str(tmp_path / 'file'), f"PHOTOS='{tmp_path}/file' is a file; give"),
+    ):
+        with pytest.raises(FileNotFoundError) as caught:
+            ImageFolder(data_prefix=value, **given)
+        assert str(caught.value).startswith(text)
+    make_root(tmp_path, bad=())
+    assert len(ImageFolder(data_prefix=str(tmp_path), **given)) == 8
+
+
 def test_all_images_bad(tmp_path: Path) -> None:
     data = folder(make_root(tmp_path, per_class=2, bad=(0, 1, 2, 3)), max_bad=1.0)
     with pytest.raises(ValueError, match='no readable image'):

@@ -376,11 +376,21 @@ def test_train_resume_and_test_from_another_folder(tmp_path):
     (tmp_path / 'points_module.py').write_text(MODULE)
     (tmp_path / 'toy.py').write_text(CONFIG)
     train = [sys.executable, str(REPO / 'tools' / 'train.py'), 'toy.py']
-    run_tool(tmp_path, *train)
+    out = run_tool(tmp_path, *train).splitlines()
+    folder = tmp_path / 'work_dirs' / 'toy'
+    (log,) = folder.glob('*/*.log')
+    opening = '8 samples, 8 iterations on cpu; config, environment and hooks: '
+    opening += str(log.relative_to(tmp_path))
+    assert any(line.endswith(opening) for line in out)
+    assert len(out) < 20 and not any('optim_wrapper' in line for line in out)
+    assert "optim_wrapper = dict(optimizer=dict(lr=0.1, type='SGD'))" in log.read_text()
+    assert out[-2:] == [
+        'Weights: work_dirs/toy/epoch_2.pth',
+        'Test: python tools/test.py work_dirs/toy/toy.py work_dirs/toy/epoch_2.pth',
+    ]
     options = ['--cfg-options', 'train_cfg.max_epochs=3']
     out = run_tool(tmp_path, *train, '--resume', *options)
     assert 'resumed epoch: 2, iter: 8' in out
-    folder = tmp_path / 'work_dirs' / 'toy'
     names = {f'epoch_{epoch}.pth' for epoch in (1, 2, 3)}
     assert names == {path.name for path in folder.glob('*.pth')}
     test = [sys.executable, str(REPO / 'tools' / 'test.py'), 'toy.py']

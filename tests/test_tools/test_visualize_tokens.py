@@ -16,6 +16,8 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from mergevq_mm.apis.token_file import pack_map
+
 FOLDER = Path(__file__).parents[2] / 'tools' / 'analysis_tools'
 
 
@@ -66,8 +68,8 @@ def test_strip_is_that_of_the_model(
     model = tiny.build_model().eval()
     seen = {}
 
-    def remember(original, made, bits, length) -> np.ndarray:
-        seen.update(made=made, bits=bits, length=length)
+    def remember(original, made, bits) -> np.ndarray:
+        seen.update(made=made, bits=bits)
         return np.zeros((1, 1, 3), np.uint8)
 
     room = 'mergevq_mm.visualization.reconstruction_strip'
@@ -80,7 +82,9 @@ def test_strip_is_that_of_the_model(
         image = model.decode(quantized.codes, merged.group, merged.grid)[0][0]
     expected = (image * 0.5 + 0.5).clamp(0, 1)
     torch.testing.assert_close(seen['made'][6], expected)
-    assert (seen['bits'], seen['length']) == (tiny.BITS, 24)
+    map_bits = 8 * len(pack_map(merged.group[0].numpy()))
+    assert seen['bits'][6] == (6 * tiny.BITS, map_bits)
+    assert seen['bits'][24] == (24 * tiny.BITS, 0)
 
 
 def test_halvings_stop_where_layers_cannot_merge_more(tool: ModuleType) -> None:

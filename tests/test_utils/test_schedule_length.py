@@ -60,6 +60,18 @@ def test_steps_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
         assert first.end == second.begin == warm_up and second.end == steps
 
 
+def test_variables_of_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = CONFIGS / 'pictures' / 'mergevq_folder.py'
+    # Not by mmengine's {{$NAME}}, which would break at the quote.
+    monkeypatch.setenv('MERGEVQ_FOLDER', "Anna's photographs")
+    assert Config.fromfile(path).folder == "Anna's photographs"
+    for steps in ('abc', '0', '-3', '1.5', ''):
+        monkeypatch.setenv('MERGEVQ_STEPS', steps)
+        message = f"MERGEVQ_STEPS='{steps}' is no number of steps; give one such as"
+        with pytest.raises(ValueError, match=message):
+            Config.fromfile(path)
+
+
 def derive(folder: Path, base: str, text: str) -> Path:
     path = folder / 'mine.py'
     path.write_text(f"_base_ = ['{CONFIGS / base}.py']\n{text}\n")

@@ -16,7 +16,6 @@ from mergevq_mm.visualization import (
     outline_groups,
     paint_groups,
     reconstruction_strip,
-    token_bits,
 )
 from mergevq_mm.visualization.merging import _grown
 
@@ -87,13 +86,6 @@ def test_growth_has_a_picture_for_each_layer() -> None:
         growth_strip(_image(), [], GRID)
 
 
-def test_bits() -> None:
-    assert token_bits(256, 18, 256) == (4608, 0)
-    assert token_bits(144, 18, 256) == (2592, math.ceil(256 * math.log2(144)))
-    assert token_bits(1, 18, 256) == (18, 0)
-    assert token_bits(2, 10, 64) == (20, 64)
-
-
 def test_strip_says_psnr_and_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
 
@@ -104,7 +96,8 @@ def test_strip_says_psnr_and_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mergevq_mm.visualization.merging.strip', remember)
     original = torch.full((3, 8, 8), 100 / 255)
     off = torch.full((3, 8, 8), 110 / 255)
-    reconstruction_strip(original, {4: off, 16: original + 1 / 255}, 18, 16, scale=1)
+    bits = {4: (72, 32), 16: (288, 0)}
+    reconstruction_strip(original, {4: off, 16: original + 1 / 255}, bits, scale=1)
     assert seen['titles'] == ['original', 'K = 16', 'K = 4']
     best, worst = 20 * math.log10(255), 20 * math.log10(255 / 10)
     assert seen['notes'] == [
@@ -114,7 +107,7 @@ def test_strip_says_psnr_and_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert [int(image[0, 0, 0]) for image in seen['images']] == [100, 101, 110]
     with pytest.raises(ValueError, match='reconstructions is empty'):
-        reconstruction_strip(original, {}, 18, 16)
+        reconstruction_strip(original, {}, {})
 
 
 def test_attention_is_bright_where_it_is_large() -> None:

@@ -48,3 +48,10 @@ def test_a_long_text_widens_the_column() -> None:
 def test_refusals(images: list, titles: list) -> None:
     with pytest.raises(ValueError, match='equally large images'):
         strip(images, titles)
+
+
+def test_letters_of_other_languages_are_no_boxes() -> None:
+    image = np.zeros((4, 60, 3), np.uint8)
+    unknown, *pages = (strip([image], [text]) for text in ('\uffff', 'ä', 'ж', 'a'))
+    assert len({page.tobytes() for page in pages}) == 3
+    assert all(page[:20].tobytes() != unknown[:20].tobytes() for page in pages)

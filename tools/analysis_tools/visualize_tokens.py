@@ -111,16 +111,20 @@ def draw(model: Any, image: np.ndarray, args: argparse.Namespace) -> dict:
 
 def draw_strip(model: Any, pixels: Tensor, keeps: Sequence[int] | None) -> np.ndarray:
     """Reconstructions of an image 3×H×W in [0, 1] at several K."""
+    from mergevq_mm.apis.token_file import TokenFile
     from mergevq_mm.visualization import reconstruction_strip
 
     grid = model.backbone.grid_of(*pixels.shape[-2:])
     length = grid[0] * grid[1]
-    made = {}
+    made, bits = {}, {}
     for keep in keeps or halvings(length, model.backbone.num_layers):
         merged, quantized = model.encode(pixels[None] * 2 - 1, keep)
         image, _ = model.decode(quantized.codes, merged.group, merged.grid)
         made[keep] = (image[0].float() * 0.5 + 0.5).clamp(0, 1).cpu()
-    return reconstruction_strip(pixels.cpu(), made, model.quantizer.bits, length)
+        index, group = quantized.index[0].cpu().numpy(), merged.group[0].cpu().numpy()
+        file = TokenFile(index, group, grid, model.quantizer.bits, '')
+        bits[keep] = file.code_bits, file.map_bits
+    return reconstruction_strip(pixels.cpu(), made, bits)
 
 
 def draw_all(args: argparse.Namespace) -> None:

@@ -24,7 +24,13 @@ from ..utils.structures import (
     QuantizedTokens,
     RecoveredTokens,
 )
-from .mergevq_checks import check_losses, check_parts, read_keep_sampler, read_test_keep
+from .mergevq_checks import (
+    check_images,
+    check_losses,
+    check_parts,
+    read_keep_sampler,
+    read_test_keep,
+)
 from .two_sided import TwoSidedModel
 
 
@@ -138,32 +144,62 @@ class MergeVQ(TwoSidedModel):
 
         Returns:
             tuple[MergedTokens, QuantizedTokens]: Tokens with their map, and codes.
+
+        Raises:
+            ValueError: If ``images`` are no such batch.
         """
+        if not self.training:  # what a pipeline makes needs no look at each value
+            check_images(images)
         merged = self.backbone(images, keep, mode='encode')
         return merged, self.quantizer(merged.tokens)
 
     def decode(
         self,
-        codes: Tensor,
-        group: Tensor | None,
-        grid: tuple[int, int],
+        codes: Tensor | MergedTokens,
+        group: Tensor | QuantizedTokens | None,
+        grid: tuple[int, int] | None = None,
         **told: Tensor | None,
     ) -> tuple[Tensor, RecoveredTokens]:
         """K codes to images.
 
         Args:
-            codes (Tensor): B×K×d in {-1, 1}.
-            group (Tensor, optional): Token of each raster position, B×L int64. With
-                None the neck predicts it.
-            grid (tuple[int, int]): Rows and columns.
+            codes (Tensor | MergedTokens): B×K×d in {-1, 1}, or their indices, B×K
+                int64. Or, with the next one, what :meth:`encode` returns.
+            group (Tensor | QuantizedTokens, optional): Token of each raster position,
+                B×L int64. With None the neck predicts it.
+            grid (tuple[int, int], optional): Rows and columns; that of ``codes`` where
+                these are merged tokens.
             **told (Tensor, optional): ``labels`` and ``first`` of
                 :class:`SourceRecovery`, for the prediction.
 
         Returns:
             tuple[Tensor, RecoveredTokens]: Images B×3×H×W, and the codes on the grid.
+
+        Raises:
+            ValueError: If they do not say which image they are of.
         """
+        if isinstance(codes, MergedTokens):
+            codes, group, grid = group.codes, codes.group, codes.grid
+        elif not codes.is_floating_point():
+            codes = unwrap(self.quantizer).index_to_codes(codes)
+            codes = codes.to(next(self.decoder.parameters()).dtype)
+        if grid is None:
+            raise ValueError('grid=None; give rows and columns of the raster.')
         recovered = self.neck(codes, group, grid, **told)
         return self.decoder(recovered.tokens, grid), recovered
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, keep: int | None = None) -> Tensor:
+        """Images from K of their tokens.
+
+        Args:
+            images (Tensor): B×3×H×W in [-1, 1].
+            keep (int, optional): K. Defaults to None, all tokens.
+
+        Returns:
+            Tensor: B×3×H×W, about [-1, 1].
+        """
+        return self.decode(*self.encode(images, keep))[0]
 
     # ------------------------------------------------------------------ the losses
 

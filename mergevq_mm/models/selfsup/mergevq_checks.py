@@ -6,12 +6,46 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mergevq_mm.utils.distributed import unwrap
 
 from ..utils.keep_sampling import KeepSampler
 from ..utils.merge_schedule import merge_schedule, resolve_keep
+
+
+def check_images(images: Any) -> None:
+    """Refuse what is no batch of images for the encoder, and say what to do.
+
+    Args:
+        images (Tensor): B×3×H×W in [-1, 1], floating point.
+
+    Raises:
+        ValueError: If it has another shape or type, or grey values of 0..255.
+    """
+    remedy = 'give B×3×H×W in [-1, 1], such as images / 127.5 - 1 of grey values'
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f'images are {kind}; {remedy}.')
+    shape = tuple(images.shape)
+    if images.ndim == 3:
+        raise ValueError(f'images of shape {shape} are no batch; give images[None].')
+    if images.ndim != 4:
+        raise ValueError(f'images have the shape {shape}; {remedy}.')
+    if images.shape[1] == 1:
+        raise ValueError(
+            f'images of shape {shape} have one channel; give three, such as '
+            'images.expand(-1, 3, -1, -1).'
+        )
+    if images.shape[1] != 3:
+        raise ValueError(f'images of shape {shape} have no three channels; {remedy}.')
+    if torch.compiler.is_compiling() or images.is_meta or not images.numel():
+        return
+    largest = float(images.detach().abs().max())
+    # Noise leaves [-1, 1] a little, grey values far.
+    if largest > 16:
+        raise ValueError(f'images hold values up to {largest:.4g}; {remedy}.')
 
 
 def read_keep(name: str, keep: Any, length: int) -> int:
