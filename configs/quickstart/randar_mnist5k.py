@@ -1,6 +1,6 @@
 # The quickstart's RandAR: 32 codes, each with the place where its group begins, in
-# random order and 16 passes, then source recovery. Guidance, temperature and dropout are
-# those of the raster MergeAR, so that the two compare.
+# random order and 16 passes, then source recovery. Guidance, temperature and dropout
+# are those of the raster MergeAR, so that the two compare.
 #
 # Data      codes at K = 32 (tools/extract_codes.py ... --keep 32, see the data set)
 _base_ = ['mergear_mnist5k_distinct.py']
