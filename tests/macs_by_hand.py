@@ -28,7 +28,7 @@ def stem_macs(arch: Mapping[str, Any], size: tuple[int, int]) -> int:
 
 def block_macs(tokens: int, dim: int, num_heads: int, removed: int) -> dict[str, int]:
     """One block: T tokens with the class token enter, r of them go."""
-    side_a, side_b = (tokens + 1) // 2, tokens // 2
+    side_a, side_b = (tokens - 1) // 2, tokens // 2
     return {
         'attention': 4 * tokens * dim * dim + 2 * tokens * tokens * dim,
         'mlp': 8 * (tokens - removed) * dim * dim,

@@ -7,8 +7,8 @@ and the sorting of token merging are not counted.
 
 ``layers`` are the multiplications by weights (convolutions and linear layers),
 ``products`` those of activations with one another: attention, and the matching and
-adding up of token merging. The paper's Table A1 counts the layers alone, as counters
-do that do not know the fused attention: see docs/weights.md.
+adding up of token merging (a product on a GPU). The paper's Table A1 counts the layers
+alone, as counters do that do not know the fused attention: see docs/weights.md.
 """
 
 from __future__ import annotations

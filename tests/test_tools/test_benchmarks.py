@@ -65,8 +65,9 @@ def tools() -> Iterator[Tools]:
 @pytest.mark.parametrize('arch', [HYBRID, PATCH], ids=['hybrid', 'patch'])
 @pytest.mark.parametrize('removed', [(0, 0, 0), (20, 10, 3)])
 def test_macs_equal_the_flop_counter(arch: dict, removed: tuple[int, ...]) -> None:
-    encoder = MergeVQEncoder(arch, img_size=(32, 24)).eval()
-    image = torch.randn(2, 3, 32, 24)
+    # On no device in particular: a CPU adds up the members of groups by no product.
+    encoder = MergeVQEncoder(arch, img_size=(32, 24)).eval().to('meta')
+    image = torch.randn(2, 3, 32, 24, device='meta')
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         encoder.encode(image, removed=removed)
     macs = encoder_macs(arch, (32, 24), removed)
@@ -81,7 +82,7 @@ def test_macs_by_hand() -> None:
     macs = block_macs(5, 8, 2, removed=1)
     assert macs['attention'] == 5 * 8 * 24 + 5 * 8 * 8 + 2 * (2 * 5 * 5 * 4)
     assert macs['mlp'] == 2 * 4 * 8 * 32
-    assert macs['matching'] == 3 * 2 * 4
+    assert macs['matching'] == 2 * 2 * 4
     assert macs['merging'] == 2 * 1 * 9
     # 4x4 px: 3x3 conv 3->2, one block 2->2, stride 2, one block 2->4 with shortcut.
     arch = {**HYBRID, 'base_channels': 2, 'channel_mult': (1, 2), 'num_res_blocks': 1}

@@ -109,8 +109,8 @@ def add_rows(base: Tensor, target: Tensor, rows: Tensor) -> Tensor:
     """Add rows to those that they belong to, in a fixed order.
 
     ``scatter_add`` goes through the rows one after another on a CPU, but by atomics, in
-    another order at each run, on a GPU; there a product with the one-hot matrix of
-    ``target`` does it.
+    another order at each run, on a GPU; there, and on any other device, a product with
+    the one-hot matrix of ``target`` does it.
 
     Args:
         base (Tensor): B×n×D.
@@ -120,7 +120,7 @@ def add_rows(base: Tensor, target: Tensor, rows: Tensor) -> Tensor:
     Returns:
         Tensor: B×n×D, differentiable in ``base`` and ``rows``.
     """
-    if not base.is_cuda:
+    if base.device.type == 'cpu':
         return base.scatter_add(1, _wide(target, rows.shape[-1]), rows)
     return add_rows_by_product(base, target, rows)
 
