@@ -12,7 +12,7 @@ from torch import Tensor
 def activation_dtype(like: Tensor) -> torch.dtype:
     """Type of keys and values: that of the activations, or of autocast."""
     kind = like.device.type
-    if torch.is_autocast_enabled(kind):
+    if kind != 'meta' and torch.is_autocast_enabled(kind):  # meta knows no autocast
         return torch.get_autocast_dtype(kind)
     return like.dtype
 

@@ -244,7 +244,9 @@ def test_reading_no_more_than_needed() -> None:
         decoding = model.start_decoding(LABELS, 4, [0, 1, 2], name)
         for token in range(LENGTH):
             read = decoding.cache.reserve(model.prefix + token)
-            assert read >= min(model.prefix + token + 1, decoding.cache.store.slots)
+            # Nothing is placed here: a compressed cache has no code at all.
+            least = model.prefix + (token + 1 if name == 'full' else 2)
+            assert read >= min(least, decoding.cache.store.slots)
             assert read <= min(
                 model.prefix + 2 + token + 16, decoding.cache.store.slots
             )
