@@ -158,11 +158,11 @@ def load_config(args: argparse.Namespace) -> Config:
 
 def train(cfg: Config) -> None:
     """Train without the validation at the end: the evaluation takes its place."""
-    from mmengine.runner import Runner
+    from mergevq_mm.engine.quiet_runner import QuietRunner
 
     cfg = cfg.copy()
     cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
-    Runner.from_cfg(cfg).train()
+    QuietRunner.from_cfg(cfg).train()
 
 
 def evaluate(cfg: Config, work_dir: Path) -> tuple[dict[str, float], nn.Module]:
@@ -171,14 +171,16 @@ def evaluate(cfg: Config, work_dir: Path) -> tuple[dict[str, float], nn.Module]:
     Returns:
         tuple[dict, nn.Module]: Metrics of the held-out digits, and the model.
     """
-    from mmengine.runner import Runner, find_latest_checkpoint
+    from mmengine.runner import find_latest_checkpoint
+
+    from mergevq_mm.engine.quiet_runner import QuietRunner
 
     cfg = cfg.copy()
     cfg.resume, cfg.load_from = False, find_latest_checkpoint(str(work_dir))
     # The checkpoint's weights are the averaged ones already.
     cfg.custom_hooks = [h for h in cfg.custom_hooks if 'EMA' not in h['type']]
     cfg.experiment_name = 'quickstart_test'
-    runner = Runner.from_cfg(cfg)
+    runner = QuietRunner.from_cfg(cfg)
     return runner.test(), runner.model
 
 

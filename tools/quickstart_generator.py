@@ -53,8 +53,9 @@ def train_classifier(work_dir: Path, short: bool) -> tuple[Path, float]:
     Returns:
         tuple[Path, float]: Its checkpoint and its accuracy on the held-out digits, %.
     """
-    from mmengine.runner import Runner, find_latest_checkpoint
+    from mmengine.runner import find_latest_checkpoint
 
+    from mergevq_mm.engine.quiet_runner import QuietRunner
     from mergevq_mm.utils.config import load_config
 
     cfg = load_config(str(ROOT / CLASSIFIER))
@@ -66,11 +67,11 @@ def train_classifier(work_dir: Path, short: bool) -> tuple[Path, float]:
         find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
     )
     if found is None:
-        Runner.from_cfg(cfg).train()
+        QuietRunner.from_cfg(cfg).train()
         found = find_latest_checkpoint(cfg.work_dir)
     cfg.load_from = found
     cfg.experiment_name = 'quickstart_classifier_test'
-    accuracy = float(Runner.from_cfg(cfg).test()['accuracy/top1'])
+    accuracy = float(QuietRunner.from_cfg(cfg).test()['accuracy/top1'])
     if accuracy < JUDGE and not short:
         print(
             f'[quickstart] warning: the judge is right on {accuracy:.1f} % of the '
@@ -132,11 +133,13 @@ def train(cfg: Config) -> str:
 
     There is no validation at the end: the evaluation takes its place.
     """
-    from mmengine.runner import Runner, find_latest_checkpoint
+    from mmengine.runner import find_latest_checkpoint
+
+    from mergevq_mm.engine.quiet_runner import QuietRunner
 
     cfg = cfg.copy()
     cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
-    Runner.from_cfg(cfg).train()
+    QuietRunner.from_cfg(cfg).train()
     return find_latest_checkpoint(cfg.work_dir)
 
 
@@ -153,8 +156,7 @@ def evaluate(
     Returns:
         tuple[dict, CodeGenerator]: The numbers, and the generator.
     """
-    from mmengine.runner import Runner
-
+    from mergevq_mm.engine.quiet_runner import QuietRunner
     from mergevq_mm.engine.testing import run_test
 
     cfg = cfg.copy()
@@ -165,7 +167,7 @@ def evaluate(
     cfg.experiment_name = '_'.join(
         ('quickstart_test', Path(cfg.work_dir).name, *map(str, sample_cfg.values()))
     )
-    runner = Runner.from_cfg(cfg)
+    runner = QuietRunner.from_cfg(cfg)
     metrics = run_test(runner)
     found = {name: metrics.get(f'gen/{name}') for name in NUMBERS}
     found = {k: round(float(v), 4) for k, v in found.items() if v is not None}
