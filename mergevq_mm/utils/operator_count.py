@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SINGLE = ('rms_norm',)
-VIEWS = ('aten::_unsafe_view',)  # beside those that say so themselves
+# Beside those that say so themselves.
+VIEWS = ('aten::_unsafe_view', 'aten::_reshape_alias', 'aten::lift_fresh')
 
 
 @contextmanager

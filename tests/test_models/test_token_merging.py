@@ -17,7 +17,7 @@ from mergevq_mm.models.utils.token_merging import (
     follow_merges,
     merge_tokens,
 )
-from mergevq_mm.utils.operators import count_operators
+from mergevq_mm.utils.operator_count import count_operators
 
 SIZES = [(2, 1), (3, 1), (9, 3), (10, 4), (17, 8), (16, 1), (16, 0)]  # T, r
 
@@ -302,8 +302,9 @@ def test_merging_starts_few_operators(merged_before: bool, train: bool) -> None:
     size = torch.randint(1, 5, (2, 17)).float() if merged_before else None
 
     def total(r: int) -> int:
-        with torch.set_grad_enabled(train):
-            return count_operators(lambda: block(x, size, (), r)).total()
+        with torch.set_grad_enabled(train), count_operators() as found:
+            block(x, size, (), r)
+        return found.total()
 
     assert total(0) == 12 + merged_before  # the logarithm of the sizes
     assert total(5) - total(0) <= 16
@@ -314,5 +315,6 @@ def test_following_the_merges_starts_few_operators() -> None:
     for r in (20, 10, 5, 3):
         matches.append(bipartite_matching(torch.randn(2, x.shape[1], 3), r))
         x, _ = merge_tokens(x, None, matches[-1])
-    found = count_operators(lambda: follow_merges(x, matches, 64))
+    with count_operators() as found:
+        follow_merges(x, matches, 64)
     assert found.total() <= 4 * len(matches) + 9

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
-from mergevq_mm.utils.operators import count_operators
+from mergevq_mm.utils.operator_count import count_operators
 
 # Tokens (the class token with them) x heads: R and G, at the start and towards the end.
 SHAPES = {
@@ -104,12 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         seconds = interleaved(work, args.repeats, device, warmup=2)
         for way, run in work.items():
+            with count_operators() as operators:
+                run()
             report.add(
                 shape=name,
                 way=way,
                 time=1e3 * median(seconds[way]),
                 ratio=median_ratio(seconds[way], seconds['none']),
-                operators=count_operators(run).total(),
+                operators=operators.total(),
             )
     report.show(args, device)
     return 0
