@@ -16,7 +16,7 @@ The paper predicts the whole map from the codes; this part of it is ours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -49,10 +49,6 @@ class Beginnings:
 
     bits: int
     open: Tensor
-    before: Tensor = field(init=False)  # open ones before a place, B×(L+1)
-
-    def __post_init__(self) -> None:
-        self.before = F.pad(self.open.cumsum(dim=1), (1, 0))
 
     def allowed(self, begins: Tensor, rank: Tensor) -> Tensor:
         """Places where one group of each image may begin.
@@ -78,8 +74,9 @@ class Beginnings:
         start = torch.where(lower, begins, -1).amax(dim=1, keepdim=True)
         end = torch.where(upper, begins, length).amin(dim=1, keepdim=True)
         end = end.where(rank > 0, 1)
-        room_below = self.before[:, :-1] - self.before.gather(1, start + 1)
-        room_above = self.before.gather(1, end) - self.before[:, 1:]
+        before = F.pad(self.open.cumsum(dim=1), (1, 0))  # open ones before a place
+        room_below = before[:, :-1] - before.gather(1, start + 1)
+        room_above = before.gather(1, end) - before[:, 1:]
         fits = self.open & (place > start) & (place < end)
         fits &= room_below >= rank - below - 1
         fits &= (room_above >= above - rank - 1) | (rank == 0)
