@@ -130,6 +130,17 @@ def test_strength_of_guidance_needs_no_other_graph(graphs: StandIn) -> None:
     assert graphs.captures == 2 * captures
 
 
+def test_first_places_are_drawn_in_static_memory(graphs: StandIn) -> None:
+    model = tiny.make(MergeAR, keep=9, sequence='distinct', first_places=True)
+    for labels, seeds in ((LABELS, SEEDS), (LABELS.roll(1), [1, 2, 3, 4])):
+        expected = model.sample_codes(labels, 9, seeds, guidance=1.5)
+        token, _ = draw(model, labels, seeds, 9, cache='full', guidance=1.5)
+        index, first = model.codes(token)
+        assert torch.equal(index, expected.index)
+        assert torch.equal(first, expected.first)
+    assert graphs.captures <= captured_step.SIZES
+
+
 def test_a_cache_that_has_grown_stays_so(graphs: StandIn) -> None:
     model = tiny.make(MergeAR, keep=1)
     expected = model.sample_codes(LABELS, 1, SEEDS)
