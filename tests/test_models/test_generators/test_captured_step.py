@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mergevq_mm.models.generators import MergeAR, captured_step
 from mergevq_mm.models.generators.captured_step import rounded_read
 from mergevq_mm.models.generators.decoding_step import make_step
+from mergevq_mm.models.generators.editing import KnownCodes
 from mergevq_mm.models.generators.raster_decoding import decode_raster, decode_step
 
 LABELS, SEEDS = torch.tensor([1, 4, 9, 0]), [5, 6, 7, 8]
@@ -131,13 +132,23 @@ def test_strength_of_guidance_needs_no_other_graph(graphs: StandIn) -> None:
 
 
 def test_first_places_are_drawn_in_static_memory(graphs: StandIn) -> None:
+    """Also where an edit opens other places than the one before."""
     model = tiny.make(MergeAR, keep=9, sequence='distinct', first_places=True)
-    for labels, seeds in ((LABELS, SEEDS), (LABELS.roll(1), [1, 2, 3, 4])):
-        expected = model.sample_codes(labels, 9, seeds, guidance=1.5)
-        token, _ = draw(model, labels, seeds, 9, cache='full', guidance=1.5)
+    place = torch.arange(tiny.LENGTH).expand(4, -1)
+    known = KnownCodes(torch.arange(36).view(4, 9), place.clamp(max=8), place >= 0)
+    for begin, seeds in ((3, SEEDS), (6, [1, 2, 3, 4])):
+        # The last place is not drawn: room for the groups ends before it.
+        free = (place >= begin) & (place < tiny.LENGTH - begin)
+        part = known._replace(
+            free=free, group=place.clamp(max=8).where(free, place % 3)
+        )
+        options = dict(guidance=1.5, known=part)
+        expected = model.sample_codes(LABELS, 9, seeds, **options)
+        token, _ = draw(model, LABELS, seeds, 9, cache='full', **options)
         index, first = model.codes(token)
         assert torch.equal(index, expected.index)
         assert torch.equal(first, expected.first)
+        assert first[:, 3:].max() < tiny.LENGTH - begin
     assert graphs.captures <= captured_step.SIZES
 
 
