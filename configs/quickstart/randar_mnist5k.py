@@ -21,5 +21,3 @@ model = dict(
         guidance=_base_.model.sample_cfg.guidance,
     ),
 )
-# A step costs more than one of raster order, and fewer are enough.
-train_cfg = dict(max_epochs=6, val_interval=6)

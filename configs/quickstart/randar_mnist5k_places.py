@@ -9,4 +9,3 @@ model = dict(
     keep=dict(_delete_=True, target=64, candidates=[64]),
     sample_cfg=dict(num_steps=32),
 )
-train_cfg = dict(max_epochs=9, val_interval=9)
