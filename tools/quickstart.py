@@ -1,4 +1,4 @@
-"""The quickstart: a small MergeVQ (G+R) tokenizer, then a small MergeAR on its codes.
+"""The quickstart: a small MergeVQ (G+R) tokenizer, then generators on its codes.
 
 Everything runs on two CPU cores without a network: 5,000 real MNIST digits, and an
 EfficientNet-Lite0 with real ImageNet weights as teacher, perceptual network and Fréchet

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up .venv if needed, then train, evaluate and picture a small tokenizer and a
-# small generator on its codes.
+# Set up .venv if needed, then train, evaluate and picture a small tokenizer and three
+# small generators on its codes.
 #
 #   bash tools/quickstart.sh                   20 minutes on two cores
 #   bash tools/quickstart.sh --short           a few steps only, to see that it runs
