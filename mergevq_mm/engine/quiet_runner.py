@@ -105,7 +105,7 @@ def closing_words(cfg: Mapping[str, Any], config: str, checkpoint: str) -> str:
     model = cfg.get('model') or {}
     commands = {
         'Try: mergevq reconstruct {} IMAGE --weights {}': (
-            str(model.get('type')).endswith('MergeVQ')
+            str(model.get('type')).endswith(('MergeVQ', 'MergeVQRefinement'))
         ),
         'Try: mergevq generate {} --weights {}': 'tokenizer' in model,
         'Test: python tools/test.py {} {}': cfg.get('test_cfg') is not None,

@@ -1,5 +1,6 @@
 """Algorithms."""
 
 from .mergevq import MergeVQ
+from .mergevq_refinement import MergeVQRefinement
 
-__all__ = ['MergeVQ']
+__all__ = ['MergeVQ', 'MergeVQRefinement']

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmpretrain.structures import DataSample
@@ -233,10 +234,7 @@ class MergeVQ(TwoSidedModel):
         target = None
         if self.target_generator is not None:
             target = self.target_generator([image, *views][-1], data_samples)
-        adversarial = self.discriminator is not None and (
-            self.iteration >= self.discriminator_start
-        )
-        losses = self.head(
+        losses, compared = self._compare(
             recon,
             image,
             cls=cls,
@@ -244,13 +242,23 @@ class MergeVQ(TwoSidedModel):
             source_logits=recovered.logits,
             group=merged.group,
             index=quantized.index,
-            # The generator side looks through the bare discriminator: its wrapper
-            # would wait for gradients that this pass does not make.
-            fake_logits=unwrap(self.discriminator)(recon) if adversarial else None,
             data_samples=data_samples,
         )
         losses.update(quantized.losses)
         losses['keep'] = torch.tensor(float(keep))
+        return losses, compared
+
+    def _compare(
+        self, recon: Tensor, image: Tensor, **made: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of a reconstruction, and what the discriminator is to compare."""
+        adversarial = self.discriminator is not None and (
+            self.iteration >= self.discriminator_start
+        )
+        # The generator side looks through the bare discriminator: its wrapper would
+        # wait for gradients that this pass does not make.
+        fake_logits = unwrap(self.discriminator)(recon) if adversarial else None
+        losses = self.head(recon, image, fake_logits=fake_logits, **made)
         real_and_fake = {'real': image, 'fake': recon.detach()}
         return losses, real_and_fake if adversarial else {}
 

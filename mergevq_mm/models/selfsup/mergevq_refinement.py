@@ -1,0 +1,131 @@
+"""Recovery and decoder trained on, for codes as generators draw them (section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergevq_mm.registry import MODELS
+from mergevq_mm.utils.distributed import unwrap
+
+from ..utils.group_map import first_occurrence, recover_tokens
+from ..utils.possible_maps import best_possible_map
+from .mergevq import MergeVQ
+
+
+@MODELS.register_module()
+class MergeVQRefinement(MergeVQ):
+    """A trained tokenizer whose neck and decoder go on learning; its codes stay.
+
+    A generator's codes differ from those of stage 1 in two ways: some of them fit the
+    others badly, and which places they stand at is predicted. So some of the codes are
+    exchanged for those of another image, and some of the images are decoded with the
+    map that the neck predicts for them. The image stays what is to be rebuilt.
+
+    Encoder and quantizer are frozen: codes that were extracted, and generators that
+    were trained on them, remain valid.
+
+    Differences: the paper fine-tunes the recovery for five epochs after stage 2 and
+    does not say on what; the decoder is trained along here.
+
+    Args:
+        *args: Of :class:`MergeVQ`.
+        exchanged (float): Share of the codes that are another image's, at the same
+            rank, in [0, 1). Defaults to 0.1.
+        predicted (float): Share of the images decoded with the predicted map, in
+            [0, 1]; told of the first places, if the neck takes them. Defaults to 0.5.
+        **kwargs: Of :class:`MergeVQ`; ``init_cfg`` of type 'Pretrained' names the
+            trained tokenizer.
+
+    Raises:
+        ValueError: If a share is none, the neck predicts nothing, or there is a teacher
+            that nothing would learn from; before training, without ``init_cfg``.
+    """
+
+    GENERATOR_PARTS = ('neck', 'decoder', 'head')
+
+    def __init__(
+        self, *args: Any, exchanged: float = 0.1, predicted: float = 0.5, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 <= exchanged < 1:
+            raise ValueError(f'exchanged={exchanged} is no share; give one in [0, 1).')
+        if not 0 <= predicted <= 1:
+            raise ValueError(f'predicted={predicted} is no share; give one in [0, 1].')
+        if not self.neck.learned:
+            raise ValueError(
+                f'MergeVQRefinement trains a neck that predicts the source map, '
+                f'{type(self.neck).__name__} does not; use '
+                "neck=dict(type='mergevq_mm.SourceRecovery')."
+            )
+        if self.head.alignment is not None:
+            raise ValueError(
+                'head.alignment trains the encoder, which MergeVQRefinement freezes; '
+                'give head=dict(alignment=None) and target_generator=None.'
+            )
+        self.exchanged, self.predicted = exchanged, predicted
+        self.backbone.requires_grad_(False)
+        self.quantizer.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> MergeVQRefinement:
+        """Encoder and quantizer stay in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        self.quantizer.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Load the trained tokenizer.
+
+        Raises:
+            ValueError: If ``init_cfg`` names none.
+        """
+        if not self.init_cfg:
+            raise ValueError(
+                'MergeVQRefinement goes on from a trained tokenizer; give '
+                "model.init_cfg=dict(type='Pretrained', checkpoint=...)."
+            )
+        super().init_weights()
+
+    def generator_losses(
+        self, inputs: Tensor | list[Tensor], data_samples: list | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of recovery and decoder; see :meth:`MergeVQ.generator_losses`."""
+        image = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        keep = self.keep_sampler(self.iteration)
+        with torch.no_grad():
+            merged, quantized = self.encode(image, keep)
+        codes = exchange(quantized.codes, self.exchanged)
+        told = self._told(data_samples, image.device)
+        logits = self.neck(codes, merged.group, merged.grid, **told).logits
+        first = None
+        if unwrap(self.neck).first is not None:
+            first = first_occurrence(merged.group, keep)
+        predicted = torch.rand(len(image), 1, device=image.device) < self.predicted
+        group = torch.where(predicted, best_possible_map(logits, first), merged.group)
+        recon = self.decoder(recover_tokens(codes, group), merged.grid)
+        losses, compared = self._compare(
+            recon,
+            image,
+            source_logits=logits,
+            group=merged.group,
+            index=quantized.index,
+        )
+        losses['keep'] = torch.tensor(float(keep))
+        return losses, compared
+
+
+def exchange(codes: Tensor, share: float) -> Tensor:
+    """Codes of which a random share are those of the next image, at the same rank.
+
+    Args:
+        codes (Tensor): B×K×d.
+        share (float): In [0, 1).
+
+    Returns:
+        Tensor: B×K×d.
+    """
+    other = torch.rand(codes.shape[:2], device=codes.device) < share
+    return torch.where(other.unsqueeze(2), codes.roll(1, dims=0), codes)
