@@ -1,4 +1,4 @@
-"""Recovery and decoder trained on: what is frozen, exchanged, predicted, refused."""
+"""Recovery and decoder trained on: what is frozen, predicted, refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tiny_mergevq import batch, build_model, clone_state, model_cfg, moved, opti
 from torch import Tensor
 
 from mergevq_mm.models import MergeVQRefinement
-from mergevq_mm.models.selfsup.mergevq_refinement import exchange
 from mergevq_mm.models.utils.group_map import first_occurrence, recover_tokens
 from mergevq_mm.models.utils.possible_maps import best_possible_map
 
@@ -33,24 +32,13 @@ def test_a_step_changes_recovery_and_decoder_alone() -> None:
     assert model.decoder.training
 
 
-def test_codes_of_another_image_at_the_same_rank() -> None:
-    torch.manual_seed(0)
-    codes = torch.randn(3, 500, 4)
-    made = exchange(codes, 0.2)
-    own = (made == codes).all(dim=2)
-    other = (made == codes.roll(1, dims=0)).all(dim=2)
-    assert (own ^ other).all()
-    assert other.float().mean() == pytest.approx(0.2, abs=0.03)
-    assert torch.equal(exchange(codes, 0.0), codes)
-
-
 @pytest.mark.parametrize('predicted', [0.0, 1.0])
 @pytest.mark.parametrize('first_places', [False, True])
 def test_images_are_decoded_with_the_predicted_map(
     predicted: float, first_places: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     neck = dict(model_cfg()['neck'], first_places=first_places)
-    model = refinement(neck=neck, predicted=predicted, exchanged=0.0)
+    model = refinement(neck=neck, predicted=predicted)
     data = model.data_preprocessor(batch(views=1), training=True)
     seen = {}
     decode = model.decoder.forward
@@ -67,7 +55,6 @@ def test_images_are_decoded_with_the_predicted_map(
     group = merged.group
     if predicted:
         torch.set_rng_state(hidden)
-        torch.rand(quantized.codes.shape[:2])  # what is exchanged
         logits = model.neck(quantized.codes, group, merged.grid).logits
         first = first_occurrence(group, keep) if first_places else None
         group = best_possible_map(logits, first)
@@ -95,7 +82,6 @@ def test_needs_a_trained_tokenizer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(exchanged=1.0), r'exchanged=1\.0 is no share; give one in \[0, 1\)'),
         (dict(predicted=-0.1), r'predicted=-0\.1 is no share; give one in \[0, 1\]'),
         (
             dict(neck=dict(type='mergevq_mm.GroupMapRecovery')),

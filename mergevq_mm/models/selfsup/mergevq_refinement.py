@@ -1,4 +1,4 @@
-"""Recovery and decoder trained on, for codes as generators draw them (section 3.3)."""
+"""Recovery and decoder trained on, for maps that are predicted (after stage 2)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from .mergevq import MergeVQ
 class MergeVQRefinement(MergeVQ):
     """A trained tokenizer whose neck and decoder go on learning; its codes stay.
 
-    A generator's codes differ from those of stage 1 in two ways: some of them fit the
-    others badly, and which places they stand at is predicted. So some of the codes are
-    exchanged for those of another image, and some of the images are decoded with the
-    map that the neck predicts for them. The image stays what is to be rebuilt.
+    Which places a generator's codes stand at is predicted, where stage 1 has decoded
+    with true maps alone. So some of the images are decoded with the map that the neck
+    predicts for them; the image stays what is to be rebuilt.
 
     Encoder and quantizer are frozen: codes that were extracted, and generators that
     were trained on them, remain valid.
@@ -32,26 +31,21 @@ class MergeVQRefinement(MergeVQ):
 
     Args:
         *args: Of :class:`MergeVQ`.
-        exchanged (float): Share of the codes that are another image's, at the same
-            rank, in [0, 1). Defaults to 0.1.
         predicted (float): Share of the images decoded with the predicted map, in
             [0, 1]; told of the first places, if the neck takes them. Defaults to 0.5.
         **kwargs: Of :class:`MergeVQ`; ``init_cfg`` of type 'Pretrained' names the
             trained tokenizer.
 
     Raises:
-        ValueError: If a share is none, the neck predicts nothing, or there is a teacher
-            that nothing would learn from; before training, without ``init_cfg``.
+        ValueError: If ``predicted`` is no share, the neck predicts nothing, or there is
+            an alignment that nothing would learn from; before training, without
+            ``init_cfg``.
     """
 
     GENERATOR_PARTS = ('neck', 'decoder', 'head')
 
-    def __init__(
-        self, *args: Any, exchanged: float = 0.1, predicted: float = 0.5, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, predicted: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if not 0 <= exchanged < 1:
-            raise ValueError(f'exchanged={exchanged} is no share; give one in [0, 1).')
         if not 0 <= predicted <= 1:
             raise ValueError(f'predicted={predicted} is no share; give one in [0, 1].')
         if not self.neck.learned:
@@ -65,7 +59,7 @@ class MergeVQRefinement(MergeVQ):
                 'head.alignment trains the encoder, which MergeVQRefinement freezes; '
                 'give head=dict(alignment=None) and target_generator=None.'
             )
-        self.exchanged, self.predicted = exchanged, predicted
+        self.predicted = predicted
         self.backbone.requires_grad_(False)
         self.quantizer.requires_grad_(False)
 
@@ -97,15 +91,14 @@ class MergeVQRefinement(MergeVQ):
         keep = self.keep_sampler(self.iteration)
         with torch.no_grad():
             merged, quantized = self.encode(image, keep)
-        codes = exchange(quantized.codes, self.exchanged)
         told = self._told(data_samples, image.device)
-        logits = self.neck(codes, merged.group, merged.grid, **told).logits
+        logits = self.neck(quantized.codes, merged.group, merged.grid, **told).logits
         first = None
         if unwrap(self.neck).first is not None:
             first = first_occurrence(merged.group, keep)
         predicted = torch.rand(len(image), 1, device=image.device) < self.predicted
         group = torch.where(predicted, best_possible_map(logits, first), merged.group)
-        recon = self.decoder(recover_tokens(codes, group), merged.grid)
+        recon = self.decoder(recover_tokens(quantized.codes, group), merged.grid)
         losses, compared = self._compare(
             recon,
             image,
@@ -115,17 +108,3 @@ class MergeVQRefinement(MergeVQ):
         )
         losses['keep'] = torch.tensor(float(keep))
         return losses, compared
-
-
-def exchange(codes: Tensor, share: float) -> Tensor:
-    """Codes of which a random share are those of the next image, at the same rank.
-
-    Args:
-        codes (Tensor): B×K×d.
-        share (float): In [0, 1).
-
-    Returns:
-        Tensor: B×K×d.
-    """
-    other = torch.rand(codes.shape[:2], device=codes.device) < share
-    return torch.where(other.unsqueeze(2), codes.roll(1, dims=0), codes)
