@@ -59,6 +59,8 @@ SHORTER = {
     r'train\.py .*mergevq_photographs': '--cfg-options train_cfg.max_epochs=3 '
     'train_dataloader.batch_size=2 train_dataloader.dataset.indices=[0,9,99,999]',
     r'linear-30e|coslr-10e': f'--cfg-options train_cfg.max_epochs=2 {FEW}',
+    r'train\.py .*_refined': '--cfg-options train_cfg.max_epochs=2 '
+    f'model.init_cfg.checkpoint={STAGE1[1]} {FEW}',
     r'source_recovery\.py': f'--cfg-options {FEW}',
     r'benchmarks/editing\.py': '--number 10',
     r'miniature\.py': '--short --data digits --methods G+R --seeds 0',
