@@ -72,11 +72,11 @@ class PreemptionHook(Hook):
 
     The process exits with 143 after SIGTERM and with 130 after Ctrl-C, as if it had
     been ended by the signal; so it does after SIGUSR1, Slurm's usual warning (138), and
-    SIGHUP (129), which under ``nohup`` stays without effect. If one of several ranks gets the signal, all of them stop
-    after the same step. The checkpoint goes to ``iter_<iteration>.pth`` and
-    ``last_checkpoint``; the run resumes with the next batch, and the file goes once the
-    next regular checkpoint is there. A second Ctrl-C, three seconds later or more, ends
-    the run at once.
+    SIGHUP (129), which under ``nohup`` stays without effect. If one of several ranks
+    gets the signal, all of them stop after the same step. The checkpoint goes to
+    ``iter_<iteration>.pth`` and ``last_checkpoint``; the run resumes with the next
+    batch, and the file goes once the next regular checkpoint is there. A second Ctrl-C,
+    three seconds later or more, ends the run at once.
 
     A validation is broken off in a single process; several ranks finish it first.
     Signals to the whole group of processes do not reach the workers of the data
