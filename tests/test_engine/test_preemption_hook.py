@@ -130,6 +130,7 @@ def test_ctrl_c_and_handlers(tmp_path: Path) -> None:
 @pytest.mark.parametrize('name', ['SIGUSR1', 'SIGHUP'])
 def test_warnings_of_schedulers_and_terminals(tmp_path: Path, name: str) -> None:
     number = getattr(signal, name)
+    signal.signal(number, lambda *_: pytest.fail(name))  # nor ignored, as by nohup
     with pytest.raises(SystemExit) as caught:
         make_runner(tmp_path, custom_hooks=hooks(Send(2, number))).train()
     assert caught.value.code == 128 + number
