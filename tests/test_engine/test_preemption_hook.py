@@ -130,18 +130,21 @@ def test_ctrl_c_and_handlers(tmp_path: Path) -> None:
 @pytest.mark.parametrize('name', ['SIGUSR1', 'SIGHUP'])
 def test_warnings_of_schedulers_and_terminals(tmp_path: Path, name: str) -> None:
     number = getattr(signal, name)
-    signal.signal(number, lambda *_: pytest.fail(name))  # nor ignored, as by nohup
+    signal.signal(number, signal.SIG_DFL)  # not as under nohup
     with pytest.raises(SystemExit) as caught:
         make_runner(tmp_path, custom_hooks=hooks(Send(2, number))).train()
     assert caught.value.code == 128 + number
     assert files(tmp_path) == ['iter_2.pth']
 
 
-def test_nohup(tmp_path: Path) -> None:
-    """What is ignored stays ignored."""
+def test_who_handles_a_warning_already_keeps_it(tmp_path: Path) -> None:
+    """nohup ignores SIGHUP, launchers begin anew on SIGUSR1."""
+    heard = []
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    make_runner(tmp_path, 1, custom_hooks=hooks(Send(2, signal.SIGHUP))).train()
-    assert files(tmp_path) == ['epoch_1.pth']
+    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    sender = Send(2, signal.SIGHUP, signal.SIGUSR1)
+    make_runner(tmp_path, 1, custom_hooks=hooks(sender)).train()
+    assert files(tmp_path) == ['epoch_1.pth'] and heard == [signal.SIGUSR1]
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 

@@ -72,11 +72,11 @@ class PreemptionHook(Hook):
 
     The process exits with 143 after SIGTERM and with 130 after Ctrl-C, as if it had
     been ended by the signal; so it does after SIGUSR1, Slurm's usual warning (138), and
-    SIGHUP (129), which under ``nohup`` stays without effect. If one of several ranks
-    gets the signal, all of them stop after the same step. The checkpoint goes to
-    ``iter_<iteration>.pth`` and ``last_checkpoint``; the run resumes with the next
-    batch, and the file goes once the next regular checkpoint is there. A second Ctrl-C,
-    three seconds later or more, ends the run at once.
+    SIGHUP (129), unless they are ignored, as by ``nohup``, or somebody else handles
+    them. If one of several ranks gets the signal, all of them stop after the same step.
+    The checkpoint goes to ``iter_<iteration>.pth`` and ``last_checkpoint``; the run
+    resumes with the next batch, and the file goes once the next regular checkpoint is
+    there. A second Ctrl-C, three seconds later or more, ends the run at once.
 
     A validation is broken off in a single process; several ranks finish it first.
     Signals to the whole group of processes do not reach the workers of the data
@@ -125,9 +125,9 @@ class PreemptionHook(Hook):
         if threading.current_thread() is not threading.main_thread():
             return
         for number in _numbers(_ASKED + _WARNED):
-            before = signal.getsignal(number)
-            if number in _numbers(_WARNED) and before == signal.SIG_IGN:
-                continue  # nohup
+            free = signal.getsignal(number) == signal.SIG_DFL
+            if number in _numbers(_WARNED) and not free:
+                continue  # nohup ignores one, launchers such as submitit handle one
             self._previous[number] = signal.signal(number, self._note)
 
     def after_train(self, runner: Runner) -> None:

@@ -82,11 +82,17 @@ class SafeCheckpointHook(CheckpointHook):
         hub = runner.message_hub
         if _BETWEEN in hub.runtime_info:
             hub.update_info(_BETWEEN, own(hub.get_info(_BETWEEN)))
-        source = runner._load_from  # None: found in the work_dir
-        here = os.path.realpath(self.out_dir)
-        if source is None or os.path.realpath(os.path.dirname(source)) == here:
-            for name in hub.runtime_info.get(_OUTDATED, ()):
+        names = hub.runtime_info.get(_OUTDATED, ())
+        if names and is_main_process() and self._is_own(runner._load_from):
+            for name in names:
                 self.file_backend.remove(own(name))
+
+    def _is_own(self, checkpoint: str | None) -> bool:
+        """Whether the run was resumed from its folder; None: it was found there."""
+        if checkpoint is None:
+            return True
+        folder = os.path.dirname(os.path.abspath(checkpoint))
+        return os.path.realpath(folder) == os.path.realpath(self.out_dir)
 
     @property
     def _is_atomic(self) -> bool:
