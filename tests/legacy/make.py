@@ -1,6 +1,6 @@
 """Make the files of this version that later ones have to read.
 
-    PYTHONPATH=$PWD python tests/legacy/make.py
+    python tests/legacy/make.py
 
 Run once for each version that is released, and whenever ``FORMAT`` of
 ``mergevq_mm/utils/checkpoint_format.py`` rises; a folder that is there is not touched.
@@ -19,7 +19,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(HERE)]
 
@@ -109,6 +108,7 @@ def main() -> None:
     target = HERE / version
     if target.exists():
         sys.exit(f'error: "{target}" is there already: remove it to make it anew.')
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''  # nothing has asked for a device yet
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
