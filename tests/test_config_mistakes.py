@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -278,6 +279,17 @@ def test_work_dir_that_cannot_be_written(tmp_path: Path) -> None:
         ValueError, match='work_dir=".*file/run" cannot .*; choose|make'
     ):
         check_work_dir(str(tmp_path / 'file' / 'run'))
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    message = 'run" cannot be written .No space left on device.: .* free space there'
+    with pytest.raises(ValueError, match=message):
+        check_work_dir(str(tmp_path / 'run'))
+    assert not list(tmp_path.iterdir())
 
 
 def test_read_only_work_dir(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 # Train on several GPUs (or CPU processes) of one or more machines.
 #   bash tools/dist_train.sh CONFIG PROCESSES [flags of tools/train.py]
 # Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each of them.
-# SIGTERM and Ctrl-C reach the processes, which save a checkpoint; the script then ends
-# with the usual code, 143 or 130. The launcher gives them 30 s.
+# SIGTERM, Ctrl-C, SIGUSR1 and SIGHUP reach the processes, which save a checkpoint; the
+# script then ends with the usual code, 143, 130, 138 or 129. The launcher gives them 30 s.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: bash tools/dist_train.sh CONFIG PROCESSES [flags of tools/train.py]" >&2
@@ -20,6 +20,8 @@ stop() {
 }
 trap 'stop 143 TERM' TERM
 trap 'stop 130 INT' INT
+trap 'stop 138 TERM' USR1 # the launcher itself does not know this one
+trap 'stop 129 TERM' HUP
 "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \

@@ -181,8 +181,10 @@ def main() -> None:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from mergevq_mm.engine.first_step import TrainingRefused
     from mergevq_mm.engine.testing import run_test
     from mergevq_mm.models.generators.precision import set_precision
+    from mergevq_mm.utils.checkpoint_format import UnusableCheckpoint
     from mergevq_mm.utils.distributed import end_process_group, unwrap
 
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -193,7 +195,10 @@ def main() -> None:
             sys.exit(f'error: {error}')
     if args.out and args.out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    metrics = run_test(runner)
+    try:
+        metrics = run_test(runner)
+    except (TrainingRefused, UnusableCheckpoint) as error:  # the weights do not fit
+        sys.exit(f'error: {error}')
     if args.out and args.out_item == 'metrics':
         mmengine.dump(metrics, args.out)
     del runner

@@ -175,6 +175,7 @@ def main() -> None:
     from mergevq_mm.engine.first_step import TrainingRefused
     from mergevq_mm.engine.quiet_runner import QuietRunner, say_goodbye
     from mergevq_mm.engine.training import prepare_training
+    from mergevq_mm.utils.checkpoint_format import UnusableCheckpoint
     from mergevq_mm.utils.distributed import end_process_group
 
     custom = 'runner_type' in cfg
@@ -188,7 +189,7 @@ def main() -> None:
         runner.train()
     except SystemExit as stop:  # all ranks were asked to stop, and have saved
         code = stop.code
-    except TrainingRefused as error:  # by a hook, before the first step
+    except (TrainingRefused, UnusableCheckpoint) as error:  # before the first step
         sys.exit(f'error: {error}')
     if code is None:
         say_goodbye(runner)

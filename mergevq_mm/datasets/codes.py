@@ -145,9 +145,11 @@ def read_header(root: str | os.PathLike) -> CodesHeader:
             f'{remedy}'
         ) from error
     if version != VERSION:
+        later = isinstance(version, int) and version > VERSION
+        how = 'install the mergevq_mm that wrote them' if later else 'extract them anew'
         raise ValueError(
             f'root="{root}" holds codes of format {version}, and this is format '
-            f'{VERSION}; extract them anew.'
+            f'{VERSION}; {how}.'
         )
     try:
         lists = ('split', 'grid', 'keeps', 'classes', 'shards')

@@ -4,7 +4,9 @@ A lock is alive if its process is: on one machine the process is looked up, toge
 with the moment it was started at, for numbers are used again; on another machine the
 owner has to touch the file, which is watched for a while. So a run that was killed
 never blocks its successor for longer than that. To look and to take the lock is one
-step: of two runs that start at the same moment one gets it.
+step: of two runs that start at the same moment one gets it. On file systems of a
+network, where that cannot be promised, the owner looks at each touch whether the lock
+is still its own.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from .first_step import TrainingRefused
 LOCK_NAME = 'run.lock'
 BEAT = 10.0  # seconds between two touches
 WATCH = 35.0  # seconds after which an untouched lock of another machine is dead
+# The locks of this process: a run that failed may be followed by another.
+_HELD: dict[str, WorkDirLock] = {}
 
 
 class WorkDirInUse(TrainingRefused):
@@ -167,29 +171,70 @@ class WorkDirLock:
             started=_started(os.getpid()),
             since=time.strftime('%Y-%m-%d %H:%M:%S'),
             command=' '.join(sys.argv)[:200],
+            # Processes of several machines or containers may have the same number.
+            run=uuid.uuid4().hex,
         )
-        # Processes of several machines or containers may have the same number.
-        temporary = self.path.with_name(f'{LOCK_NAME}.{uuid.uuid4().hex}')
         with _one_at_a_time(self.path.parent):
             check_free(folder, watch)
             self.path.unlink(missing_ok=True)  # what a dead run left
-            temporary.write_text(json.dumps(self._entry))
-            _give_name(temporary, self.path)
+            self._write()
+        self.problem: str | None = None
         self._end = threading.Event()
+        before = _HELD.pop(str(self.path.resolve()), None)
+        if before is not None:
+            before._end.set()
+        _HELD[str(self.path.resolve())] = self
         threading.Thread(target=self._beat, daemon=True).start()
         atexit.register(self.release)
 
+    def _write(self) -> None:
+        """Make the file, whole at once, unless there is one."""
+        temporary = self.path.with_name(f'{LOCK_NAME}.{uuid.uuid4().hex}')
+        try:
+            temporary.write_text(json.dumps(self._entry))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OSError(
+                error.errno,
+                f'"{self.path}" cannot be written ({error.strerror}): free space or '
+                'choose another --work-dir',
+            ) from error
+        _give_name(temporary, self.path)
+
     def _beat(self) -> None:
-        """Touch the file until the lock is released."""
-        while not self._end.wait(BEAT):
+        """Own the lock again and again until it is released or lost."""
+        while not self._end.wait(BEAT) and self.owned():
+            pass
+
+    def owned(self) -> bool:
+        """Touch the lock; one that is gone is taken again.
+
+        Returns:
+            bool: False if another run has taken it, which ``problem`` then names.
+        """
+        owner = _read(self.path)
+        if self.problem is None and owner is None and not self.path.exists():
+            with contextlib.suppress(OSError, ValueError):  # the next look tells who
+                self._write()
+        elif owner is not None and owner.get('run') != self._entry['run']:
+            machine = str(owner.get('machine')).split()[0]
+            self.problem = (
+                f'work_dir="{self.path.parent}" was taken over by process '
+                f'{owner["pid"]} on {machine} ({owner.get("command")}): this run ends, '
+                'so that not both write there; start it again with another --work-dir.'
+            )
+        else:
             with contextlib.suppress(OSError):
                 os.utime(self.path)
+        return self.problem is None
 
     def release(self) -> None:
         """Remove the file, if it is still ours."""
         self._end.set()
         atexit.unregister(self.release)
+        if _HELD.get(str(self.path.resolve())) is self:
+            del _HELD[str(self.path.resolve())]
         owner = _read(self.path)
-        if owner is not None and _is_ours(owner):
+        if owner is not None and owner.get('run') == self._entry['run']:
             with contextlib.suppress(OSError):
                 self.path.unlink()

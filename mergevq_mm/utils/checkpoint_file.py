@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 
 import torch
 
+from .checkpoint_format import MARK, UnusableCheckpoint, check_format
 from .checkpoint_types import harmless_globals, revive
 from .download import download
 
@@ -112,8 +113,8 @@ def load_checkpoint_file(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, foreign, or holds objects and is not
-            trusted.
+        UnusableCheckpoint: If the file is damaged, foreign, of a later version, or
+            holds objects and is not trusted; a ValueError.
     """
     path = fetch_file(path_or_url)
     trust = trust or os.environ.get(TRUST_VARIABLE, '') not in ('', '0')
@@ -122,10 +123,11 @@ def load_checkpoint_file(
     else:
         content = _read_torch(path, map_location, trust)
     if not isinstance(content, Mapping):
-        raise ValueError(
+        raise UnusableCheckpoint(
             f'Checkpoint "{path}" holds a {type(content).__name__} where a dict of '
             'tensors is needed: give a file of weights.'
         )
+    check_format(content.get(MARK), f'Checkpoint "{path}"')
     return content
 
 
@@ -134,36 +136,37 @@ def _read_safetensors(path: Path, map_location: MapLocation) -> dict[str, Any]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ValueError(
+        raise UnusableCheckpoint(
             f'Reading "{path}" needs the package safetensors: pip install safetensors.'
         ) from error
     try:
         return load_file(path, device=str(map_location or 'cpu'))
     except Exception as error:
-        raise ValueError(damaged(path, error)) from error
+        raise UnusableCheckpoint(damaged(path, error)) from error
 
 
 def _read_torch(path: Path, map_location: MapLocation, trust: bool) -> Any:
     """Read a file of ``torch.save``."""
     if not _is_torch_file(path):
-        raise ValueError(
+        raise UnusableCheckpoint(
             f'"{path}" is no PyTorch checkpoint or is truncated '
             f'({path.stat().st_size} bytes): give another file.'
         )
     try:
         if trust:
+            _check_sums(path)
             return torch.load(path, map_location=map_location, weights_only=False)
         return _load_plain(path, map_location)
     except Exception as error:
         found = re.search(r'GLOBAL ([\w.]+)', str(error))
         if found or ('weights_only' in str(error) and not _OURS.search(str(error))):
             what = f' ({found.group(1)})' if found else ''
-            raise ValueError(
+            raise UnusableCheckpoint(
                 f'Checkpoint "{path}" holds pickled objects{what}, which can run '
                 'code when loaded: convert it to plain tensors, or, if you trust its '
                 f'author, set {TRUST_VARIABLE}=1 (or trust=True).'
             ) from None
-        raise ValueError(damaged(path, error)) from error
+        raise UnusableCheckpoint(damaged(path, error)) from error
 
 
 def damaged(path: Path, error: Exception) -> str:
@@ -193,7 +196,9 @@ def _is_torch_file(path: Path) -> bool:
         return file.read(1) == b'\x80'
 
 
-def _load_plain(path: Path, map_location: MapLocation, mmap: bool = False) -> Any:
+def _load_plain(
+    path: Path, map_location: MapLocation, mmap: bool = False, verify: bool = True
+) -> Any:
     """Load what can do nothing, and takes no more room than its file."""
     size = path.stat().st_size
     if zipfile.is_zipfile(path):  # torch stores, and would unpack a compressed one
@@ -201,9 +206,26 @@ def _load_plain(path: Path, map_location: MapLocation, mmap: bool = False) -> An
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > size:
             raise ValueError(f'its {size} bytes unpack to {unpacked}')
+        if verify:
+            _check_sums(path)
     with harmless_globals():
         content = torch.load(path, map_location, weights_only=True, mmap=mmap)
     return revive(content, size)
+
+
+def _check_sums(path: Path) -> None:
+    """Compare an archive with the checksums in it, which torch does not look at.
+
+    Raises:
+        ValueError: If a part has changed since it was written. (What cannot be read at
+            all has half a dozen errors of zipfile.)
+    """
+    if not zipfile.is_zipfile(path):
+        return  # a pickle of torch before 1.6, which has none
+    with zipfile.ZipFile(path) as archive:
+        altered = archive.testzip()
+    if altered is not None:
+        raise ValueError(f'its part "{altered}" is not what was written')
 
 
 def load_from_local(filename: str, map_location: MapLocation = None) -> dict:
@@ -230,7 +252,7 @@ def find_latest_checkpoint(path: str | os.PathLike) -> str | None:
         str | None: Path of the checkpoint; None if the run has saved none.
 
     Raises:
-        ValueError: If there are checkpoints and all of them are damaged.
+        UnusableCheckpoint: If there are checkpoints and all of them are damaged.
     """
     from mmengine.logging import print_log
 
@@ -256,7 +278,7 @@ def find_latest_checkpoint(path: str | os.PathLike) -> str | None:
             level=logging.WARNING,
         )
     if any(candidate.is_file() for candidate in candidates):
-        raise ValueError(
+        raise UnusableCheckpoint(
             f'All checkpoints in "{folder}" are damaged: remove them to start anew.'
         )
     print_log(f'No checkpoint to resume from in "{folder}".', logger='current')
@@ -296,7 +318,8 @@ def _progress(paths: list[Path]) -> Callable[[Path], int]:
         if match and (len(kinds) == 1 or match[1] == 'iter'):
             return int(match[2])
         try:  # an epoch beside iterations: a run that was stopped within an epoch
-            return int(_load_plain(path, 'meta', mmap=True)['meta']['iter'])
+            content = _load_plain(path, 'meta', mmap=True, verify=False)
+            return int(content['meta']['iter'])
         except Exception:  # damaged or foreign: last
             return -1
 
@@ -316,9 +339,8 @@ def is_whole(path: str | os.PathLike) -> bool:
         bool: False if it is missing, truncated or altered.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                return False
+        if not zipfile.is_zipfile(path):
+            return False
         _load_plain(Path(path), 'meta', mmap=True)
     except pickle.UnpicklingError:
         return True  # it holds objects; whoever reads it says so

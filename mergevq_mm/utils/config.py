@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import inspect
 import os
 import tempfile
@@ -331,7 +333,7 @@ def complete_hooks(cfg: Config) -> None:
 
 
 def check_work_dir(work_dir: str) -> None:
-    """Refuse a work_dir that cannot be written, before anything is built.
+    """Refuse a work_dir that cannot be written or is full, before anything is built.
 
     Args:
         work_dir (str): The folder; it is made if it is missing.
@@ -341,12 +343,20 @@ def check_work_dir(work_dir: str) -> None:
     """
     if '://' in work_dir:
         return
+    new = not os.path.exists(work_dir)
     try:
         os.makedirs(work_dir, exist_ok=True)
-        with tempfile.TemporaryFile(dir=work_dir):
-            pass
+        with tempfile.TemporaryFile(dir=work_dir) as file:
+            file.write(bytes(2**20))  # config and log of a run take no less
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
+        if new:
+            with contextlib.suppress(OSError):
+                os.rmdir(work_dir)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = 'free space there' if full else 'make the folder writable'
         raise ValueError(
             f'work_dir="{work_dir}" cannot be written ({error.strerror}): choose '
-            'another --work-dir, or make the folder writable.'
+            f'another --work-dir, or {remedy}.'
         ) from error

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..version import __version__
 from .checkpoint_file import damaged, fetch_file, load_checkpoint_file
+from .checkpoint_format import FORMAT, check_format
 from .data_config import read_data
 from .fileio import write_atomically
 from .older_neck import complete_older_neck
@@ -78,7 +79,7 @@ def write_files(
     save_weights(weights, folder / WEIGHTS)
     write_text(folder / 'README.md', model_card(model, described))
     write_text(folder / 'config.py', config_text(model))
-    content = {'model': model, 'metadata': described}
+    content = {'format': FORMAT, 'model': model, 'metadata': described}
     write_text(folder / CONFIG, json.dumps(content, indent=2) + '\n')
 
 
@@ -179,7 +180,7 @@ def read_config(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, An
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is damaged, or names what it must not.
+        ValueError: If it is damaged, of a later version, or names what it must not.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -187,9 +188,14 @@ def read_config(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, An
             f'"{folder}" has no {CONFIG}; give a folder that save_pretrained wrote.'
         )
     content = read_data(path)
-    check_published(content.get('model'), f'"{path}"')
     metadata = content.get('metadata')
-    return content['model'], metadata if isinstance(metadata, dict) else {}
+    metadata = metadata if isinstance(metadata, dict) else {}
+    if 'format' in content:  # first: what it holds may be unknown here
+        version = metadata.get('mergevq_mm')
+        mark = {'format': content['format'], 'version': version}
+        check_format(mark, f'"{path}"')
+    check_published(content.get('model'), f'"{path}"')
+    return content['model'], metadata
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

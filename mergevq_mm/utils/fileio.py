@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import uuid
 from pathlib import Path
 
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
+from mmengine.logging import print_log
 
 
 def write_atomically(content: bytes, path: str | os.PathLike) -> None:
     """Write a file so that a crash leaves the old one or the new one, whole.
 
-    The bytes go to ``<path>.tmp`` first and reach the disk before the file takes its
-    name, so that a killed process or a power failure leaves no truncated file.
+    The bytes go to ``<path>.<eight digits>.tmp`` first and reach the disk before the
+    file takes its name, so that a killed process or a power failure leaves no truncated
+    file. The digits are drawn: two processes that write the same file do not meet.
 
     Args:
         content (bytes): What to write.
@@ -25,23 +29,37 @@ def write_atomically(content: bytes, path: str | os.PathLike) -> None:
             held before is kept.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + '.tmp')
+    temporary = temporary_name(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, 'wb') as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise OSError(
             error.errno,
             f'Saving {len(content)} bytes to "{path}" failed ({error.strerror}): free '
             'space or choose another folder; earlier files are kept',
         ) from error
+    finally:  # nobody comes by this name again, after a Ctrl-C neither
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     _sync_folder(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """Draw a name for a file until it is whole.
+
+    Args:
+        path (Path): Its name then, which may be as long as the system allows.
+
+    Returns:
+        Path: Beside it; see :func:`clear_temporary`.
+    """
+    stem = os.fsdecode(os.fsencode(path.name)[:200])
+    return path.with_name(f'{stem}.{uuid.uuid4().hex[:8]}.tmp')
 
 
 def clear_temporary(folder: str | os.PathLike, pattern: str) -> None:
@@ -51,9 +69,10 @@ def clear_temporary(folder: str | os.PathLike, pattern: str) -> None:
         folder (str | PathLike): Where to look; nobody else may be writing there.
         pattern (str): Of the names that the files were to get, such as ``'*.pth'``.
     """
-    for path in Path(folder).glob(f'{pattern}.tmp'):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    for ending in ('tmp', '*.tmp'):  # those of 0.1 before names were drawn, and now
+        for path in Path(folder).glob(f'{pattern}.{ending}'):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -77,6 +96,7 @@ class AtomicLocalBackend(LocalBackend):
 
     def __init__(self) -> None:
         self.outdated: list[str] = []
+        self._warned: set[str] = set()
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
         """Write bytes atomically.
@@ -108,14 +128,30 @@ class AtomicLocalBackend(LocalBackend):
         self.outdated.append(str(filepath))
 
     def remove_outdated(self, keep: tuple[str | None, ...] = ()) -> None:
-        """Delete the files noted.
+        """Delete the files noted; one that cannot be deleted stays noted.
+
+        It is tried again the next time, and warned of once.
 
         Args:
             keep (tuple[str | None, ...]): Files to leave, as they have been written
                 anew. Defaults to ().
         """
-        for filepath in self.outdated:
-            if filepath not in keep:
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(filepath)
-        self.outdated = []
+        left = []
+        for filepath in dict.fromkeys(self.outdated):
+            if filepath in keep:
+                continue
+            try:
+                os.remove(filepath)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                left.append(filepath)
+                if filepath not in self._warned:
+                    self._warned.add(filepath)
+                    print_log(
+                        f'The outdated checkpoint "{filepath}" cannot be deleted '
+                        f'({error.strerror}); the run goes on and tries again.',
+                        logger='current',
+                        level=logging.WARNING,
+                    )
+        self.outdated = left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from mergevq_mm.utils.fileio import write_atomically
 
 from .merge_map import default_scale, draw_merge_map, enlarge
 
@@ -178,14 +181,14 @@ def save_png(
         image (np.ndarray): H×W×3 uint8.
         author (str): Noted in the file, for :func:`png_author`. Defaults to
             'mergevq_mm'.
+
+    Raises:
+        OSError: If it cannot be written, for example on a full disk.
     """
-    path = os.fspath(path)
-    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    partial = f'{path}.partial'
-    note = PngInfo()
+    note, content = PngInfo(), io.BytesIO()
     note.add_text('Software', author)
-    Image.fromarray(image).save(partial, format='PNG', pnginfo=note)
-    os.replace(partial, path)
+    Image.fromarray(image).save(content, format='PNG', pnginfo=note)
+    write_atomically(content.getvalue(), path)
 
 
 def png_author(path: str | os.PathLike) -> str | None:

@@ -105,6 +105,8 @@ def test_killed_within_a_save(whole: Path, tmp_path: Path, point: int) -> None:
     name = f'epoch_{SAVES}.pth'
     assert same_content(whole / name, tmp_path / name)
     assert not list(tmp_path.glob('*.tmp'))
+    kept = sorted(path.name for path in tmp_path.glob('*.pth'))
+    assert kept == [f'epoch_{SAVES - 1}.pth', name]  # nothing outdated stays
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:

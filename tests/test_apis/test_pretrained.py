@@ -18,7 +18,8 @@ from torch import Tensor, nn
 import mergevq_mm
 from mergevq_mm.apis import export_checkpoint
 from mergevq_mm.registry import MODELS
-from mergevq_mm.utils.export import read_folder, tensor_shapes
+from mergevq_mm.utils.checkpoint_format import FORMAT
+from mergevq_mm.utils.export import read_config, read_folder, tensor_shapes
 
 GENERATOR = dict(
     type='mergevq_mm.MergeAR',
@@ -203,6 +204,23 @@ def test_checkpoint_of_a_run_is_exported(
 
 
 # ---------------------------------------------------------------------------- bad input
+
+
+def test_a_folder_of_a_later_version_is_refused_by_its_number(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = copied(folder, tmp_path)
+    content = json.loads((copy / 'config.json').read_text())
+    assert content['format'] == FORMAT
+    del content['format']  # of before the number
+    (copy / 'config.json').write_text(json.dumps(content))
+    assert read_config(copy)[0] == content['model']
+    content['metadata']['mergevq_mm'] = '9.1.0'
+    content['model']['type'] = 'mergevq_mm.NotYetKnown'
+    (copy / 'config.json').write_text(json.dumps({'format': FORMAT + 1, **content}))
+    message = f'config.json" has format {FORMAT + 1}, written by mergevq_mm 9.1.0'
+    with pytest.raises(ValueError, match=message):
+        mergevq_mm.from_pretrained(copy)
 
 
 def test_a_config_can_execute_nothing(folder: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from toy_run import Score, assert_same_run, make_runner, weights
 from mergevq_mm.engine.hooks import PreemptionHook
 from mergevq_mm.engine.hooks import preemption_hook as module
 
+ALL = module._ASKED + module._WARNED
 HOOK_TYPES = ('RunStateHook', 'PreemptionHook')
 
 
@@ -43,7 +44,7 @@ class Send(Hook):
 def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever happens, pytest gets its signals back; mmengine does not wait."""
     monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    before = {n: signal.getsignal(n) for n in module._numbers(ALL)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -124,6 +125,43 @@ def test_ctrl_c_and_handlers(tmp_path: Path) -> None:
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     make_runner(tmp_path, 1, custom_hooks=hooks(), resume=True).train()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.parametrize('name', ['SIGUSR1', 'SIGHUP'])
+def test_warnings_of_schedulers_and_terminals(tmp_path: Path, name: str) -> None:
+    number = getattr(signal, name)
+    signal.signal(number, signal.SIG_DFL)  # not as under nohup
+    with pytest.raises(SystemExit) as caught:
+        make_runner(tmp_path, custom_hooks=hooks(Send(2, number))).train()
+    assert caught.value.code == 128 + number
+    assert files(tmp_path) == ['iter_2.pth']
+
+
+def test_who_handles_a_warning_already_keeps_it(tmp_path: Path) -> None:
+    """nohup ignores SIGHUP, launchers begin anew on SIGUSR1."""
+    heard = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    sender = Send(2, signal.SIGHUP, signal.SIGUSR1)
+    make_runner(tmp_path, 1, custom_hooks=hooks(sender)).train()
+    assert files(tmp_path) == ['epoch_1.pth'] and heard == [signal.SIGUSR1]
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def _worker(queue: Any) -> None:
+    module._in_own_group(None, 0)
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        os.kill(os.getpid(), number)
+    queue.put(os.getpgid(0) == os.getpid())
+
+
+def test_warnings_are_not_for_data_workers() -> None:
+    context = mp.get_context('fork')
+    queue = context.Queue()
+    worker = context.Process(target=_worker, args=(queue,))
+    worker.start()
+    worker.join(timeout=60)
+    assert worker.exitcode == 0 and queue.get(timeout=60)
 
 
 def test_who_insists_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

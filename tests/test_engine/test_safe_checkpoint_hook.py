@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,29 @@ def test_old_file_goes_after_the_new_one_is_there(tmp_path, monkeypatch):
         'last_checkpoint',
         '-epoch_1.pth',
     ]
+
+
+def test_what_a_kill_left_outdated_goes_when_resumed(tmp_path, monkeypatch):
+    """Also where it could not be deleted; nothing else of the folder does."""
+    options = dict(checkpoint=dict(max_keep_ckpts=1))
+    with monkeypatch.context() as patch:  # neither is deleted
+        patch.setattr(fileio.AtomicLocalBackend, 'remove_outdated', lambda *_: None)
+        make_runner(tmp_path, epochs=3, **options).train()
+    (tmp_path / 'epoch_0.pth').write_bytes(b'of somebody')
+    expected = ['epoch_0.pth', 'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
+    assert files(tmp_path) == expected
+    make_runner(tmp_path, epochs=3, resume=True, **options).train()
+    assert files(tmp_path) == ['epoch_0.pth', 'epoch_3.pth']
+
+
+def test_a_copy_deletes_nothing_of_the_original(tmp_path):
+    options = dict(checkpoint=dict(save_best='val/score', rule='greater'))
+    original, copied = tmp_path / 'a', tmp_path / 'b'
+    make_runner(original, epochs=1, **options).train()
+    shutil.copytree(original, copied)
+    make_runner(copied, epochs=2, resume=True, **options).train()
+    assert files(original) == ['best_val_score_epoch_1.pth', 'epoch_1.pth']
+    assert files(copied) == ['best_val_score_epoch_2.pth', 'epoch_1.pth', 'epoch_2.pth']
 
 
 def test_failed_save_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
@@ -133,15 +157,13 @@ def test_killed_run_resumes_to_the_same_end(tmp_path):
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert files(tmp_path / 'parts') == [
-        'epoch_1.pth',
-        'epoch_2.pth',
-        'epoch_3.pth.tmp',
-    ]
+    first, second, half = files(tmp_path / 'parts')
+    assert (first, second) == ('epoch_1.pth', 'epoch_2.pth')
+    assert half.startswith('epoch_3.pth.') and half.endswith('.tmp')
     resumed = make_runner(tmp_path / 'parts', resume=True)
     resumed.train()
     assert_same_run(whole, resumed)
-    assert 'epoch_3.pth.tmp' not in files(tmp_path / 'parts')
+    assert half not in files(tmp_path / 'parts')
 
 
 class Several(Score):

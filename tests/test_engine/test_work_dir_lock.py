@@ -169,3 +169,54 @@ def test_a_run_of_another_machine_comes_first(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='was taken by another run at this moment'):
         wdl._give_name(temporary, path)
     assert path.read_text() == 'theirs' and not temporary.exists()
+
+
+def test_a_lock_that_was_deleted_is_taken_again(tmp_path: Path) -> None:
+    lock = WorkDirLock(tmp_path)
+    lock.path.unlink()
+    assert lock.owned() and json.loads(lock.path.read_text()) == lock._entry
+    lock.release()
+    assert not list(tmp_path.iterdir())
+
+
+class Taken(Hook):
+    """Another run takes the lock while iteration ``at`` is done."""
+
+    def __init__(self, at: int, content: str, seen: bool) -> None:
+        self.at, self.content, self.seen = at, content, seen
+
+    def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 == self.at:
+            Path(runner.work_dir, LOCK_NAME).write_text(self.content)
+            (lock,) = wdl._HELD.values()
+            assert not self.seen or not lock.owned()  # as its thread does
+
+
+@pytest.mark.parametrize('seen', [False, True])
+def test_a_run_that_has_lost_its_lock_ends(
+    tmp_path: Path, other: int, seen: bool
+) -> None:
+    """At the next step where its thread has seen it; else before a file is written."""
+    content = entry(other, run='another')
+    runner = make_runner(tmp_path, 2, custom_hooks=HOOKS)
+    runner.register_hook(Taken(2, content, seen))
+    message = rf'work_dir="{tmp_path}" was taken over by process {other} on .*ends'
+    with pytest.raises(wdl.WorkDirInUse, match=message):
+        runner.train()
+    assert len(runner.model.seen) == (2 if seen else 4)
+    assert not list(tmp_path.glob('*.pth'))
+    assert (tmp_path / LOCK_NAME).read_text() == content
+    wdl._HELD.popitem()[1].release()
+    assert (tmp_path / LOCK_NAME).read_text() == content
+
+
+def test_no_room_for_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        path.touch()
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_text', full)
+    message = rf'^"{tmp_path}.*run.lock" cannot be written .No space.*: free space'
+    with pytest.raises(wdl.WorkDirInUse, match=message):
+        make_runner(tmp_path, custom_hooks=HOOKS).train()
+    assert not list(tmp_path.glob(f'{LOCK_NAME}*'))

@@ -16,6 +16,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from mergevq_mm.utils import checkpoint_file as ckpt
+from mergevq_mm.utils.checkpoint_format import FORMAT, format_mark
 
 
 class Exploit:
@@ -310,6 +311,57 @@ def test_every_flipped_bit_at_the_end_is_passed_over_or_harmless(tmp_path):
         found = ckpt.find_latest_checkpoint(tmp_path)
         read = ckpt.load_checkpoint_file(found)
         assert torch.equal(read['w'], content['w'])
+
+
+@pytest.mark.parametrize('trust', [False, True])
+def test_every_flipped_bit_of_a_named_file_is_seen_or_harmless(tmp_path, trust):
+    """torch itself looks at no checksum."""
+    content = {'w': torch.arange(24.0), 'meta': dict(epoch=3, name='a')}
+    path = tmp_path / 'epoch_1.pth'
+    torch.save(content, path)
+    good = path.read_bytes()
+    begin = good.index(content['w'].numpy().tobytes())  # in any case
+    rng, seen = np.random.default_rng(0), 0
+    for position in [begin + 3, *rng.choice(len(good), 150, replace=False)]:
+        data = bytearray(good)
+        data[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        try:
+            found = ckpt.load_checkpoint_file(path, trust=trust)
+        except ValueError as error:
+            assert str(path) in str(error) and '\n' not in str(error)
+            seen += 1
+        else:
+            assert torch.equal(found['w'], content['w'])
+            assert found['meta'] == content['meta']
+    assert seen > 30
+    data = bytearray(good)
+    data[begin + 3] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match='is damaged: its part ".*data/0" is not what'):
+        ckpt.load_checkpoint_file(path, trust=trust)
+
+
+def test_a_file_of_a_later_version_is_refused_by_its_number(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    weights = dict(w=torch.ones(2))
+    for mark in (None, format_mark()):
+        torch.save(dict(state_dict=weights, mergevq_mm=mark), path)
+        assert ckpt.load_checkpoint_file(path)['state_dict']['w'].tolist() == [1, 1]
+    mark = dict(format=FORMAT + 1, version='9.1.0')
+    torch.save(dict(state_dict=weights, mergevq_mm=mark), path)
+    message = (
+        f'has format {FORMAT + 1}, written by mergevq_mm 9.1.0, and this is .* which '
+        f'reads formats up to {FORMAT}: install that version'
+    )
+    with pytest.raises(ValueError, match=message):
+        ckpt.load_checkpoint_file(path)
+    # An older file would be another run: it is resumed from, and refused.
+    assert ckpt.find_latest_checkpoint(tmp_path) == str(path)
+    for number in (0, 'x', True, None):
+        torch.save(dict(mergevq_mm=dict(format=number)), path)
+        with pytest.raises(ValueError, match='which is no number of mergevq_mm'):
+            ckpt.load_checkpoint_file(path)
 
 
 # ------------------------------------------------------------------------- downloads

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import threading
 
 import pytest
 
@@ -44,14 +46,50 @@ def test_kill_before_the_rename_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fileio.write_atomically(b'two', path)
     assert path.read_bytes() == b'one'
+    assert [p.name for p in tmp_path.iterdir()] == ['a.bin']
+
+
+def test_two_writers_do_not_meet(tmp_path, monkeypatch):
+    """Each of them renames what it has written itself."""
+    path, meeting, names = tmp_path / 'a.bin', threading.Barrier(2), []
+    replace = os.replace
+
+    def late(a, b):  # both have written and none has renamed
+        names.append(str(a))
+        meeting.wait(30)
+        replace(a, b)
+
+    monkeypatch.setattr(os, 'replace', late)
+    contents = [b'a' * 1000, b'b' * 2000]
+    writers = [
+        threading.Thread(target=fileio.write_atomically, args=(content, path))
+        for content in contents
+    ]
+    for thread in writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    assert path.read_bytes() in contents and len(set(names)) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ['a.bin']
+
+
+def test_the_longest_name(tmp_path):
+    path = tmp_path / ('é' * 127)  # 254 of 255 bytes
+    fileio.write_atomically(b'one', path)
+    assert path.read_bytes() == b'one'
 
 
 def test_what_a_kill_left_is_cleared(tmp_path):
     for name in ('a.pth.tmp', 'b.pth', 'c.json.tmp', 'last_checkpoint.tmp'):
         (tmp_path / name).touch()
+    drawn = fileio.temporary_name(tmp_path / 'b.pth')
+    drawn.touch()
     fileio.clear_temporary(tmp_path, '*.pth')
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ['b.pth', 'c.json.tmp', 'last_checkpoint.tmp']
+    fileio.temporary_name(tmp_path / 'last_checkpoint').touch()
+    fileio.clear_temporary(tmp_path, 'last_checkpoint')
+    assert len(list(tmp_path.iterdir())) == 2
     fileio.clear_temporary(tmp_path / 'missing', '*.pth')
 
 
@@ -65,3 +103,27 @@ def test_removal_waits(tmp_path):
     backend.remove_outdated(keep=(paths[1], None))
     assert [os.path.isfile(path) for path in paths] == [False, True]
     assert backend.outdated == []
+
+
+def test_what_cannot_be_deleted_is_tried_again(tmp_path, monkeypatch):
+    backend, path = fileio.AtomicLocalBackend(), str(tmp_path / 'a')
+    backend.put(b'x', path)
+    backend.remove(path)
+    told, remove = [], os.remove
+    monkeypatch.setattr(
+        fileio, 'print_log', lambda text, logger, level: told.append((text, level))
+    )
+
+    def refuse(name):
+        raise PermissionError(errno.EPERM, 'Operation not permitted', name)
+
+    monkeypatch.setattr(os, 'remove', refuse)
+    for _ in range(2):
+        backend.remove_outdated()
+        assert backend.outdated == [path]
+    ((text, level),) = told  # once
+    assert level == logging.WARNING
+    assert f'"{path}" cannot be deleted (Operation not permitted)' in text
+    monkeypatch.setattr(os, 'remove', remove)
+    backend.remove_outdated()
+    assert backend.outdated == [] and not os.path.exists(path)

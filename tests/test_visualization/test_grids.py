@@ -71,3 +71,13 @@ def test_save_png(tmp_path):
     save_png(path, image)
     np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
     assert os.listdir(path.parent) == ['a.png']
+
+
+def test_save_png_on_a_full_disk(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match=r'Saving \d+ bytes to ".*a.png" failed'):
+        save_png(tmp_path / 'a.png', np.zeros((2, 2, 3), dtype=np.uint8))
+    assert os.listdir(tmp_path) == []

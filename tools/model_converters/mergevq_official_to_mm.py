@@ -12,7 +12,7 @@ where there are any. Nothing is written unless every weight finds its place.
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -113,21 +113,21 @@ def write(
         Path: What was written.
     """
     from mergevq_mm.utils.export import write_folder
+    from mergevq_mm.utils.fileio import write_atomically
     from mergevq_mm.utils.published import published_weights
 
     path, weights = Path(out), published_weights(weights)
     if path.suffix not in ('.pth', '.ckpt', '.safetensors'):
         return write_folder(path, model, weights, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
     if path.suffix == '.safetensors':
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
-        save_file(weights, part, {'format': 'pt'})
-        part.chmod(0o644)
+        content = save(weights, {'format': 'pt'})
     else:
-        torch.save({'state_dict': weights}, part)
-    os.replace(part, path)
+        buffer = io.BytesIO()
+        torch.save({'state_dict': weights}, buffer)
+        content = buffer.getvalue()
+    write_atomically(content, path)
     return path
 
 

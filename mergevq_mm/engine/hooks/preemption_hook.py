@@ -25,6 +25,15 @@ from .safe_checkpoint_hook import save_now
 
 # Launchers hand on a Ctrl-C that the terminal has sent to all processes already.
 _INSIST_AFTER = 3.0  # seconds
+# SIGUSR1 is Slurm's usual warning, SIGHUP comes when a terminal or an ssh goes. Windows
+# has neither.
+_ASKED = ('SIGTERM', 'SIGINT')
+_WARNED = ('SIGUSR1', 'SIGHUP')
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    """The signals of those names that this system has."""
+    return [getattr(signal, name) for name in names if hasattr(signal, name)]
 
 
 class Preempted(SystemExit):
@@ -34,9 +43,12 @@ class Preempted(SystemExit):
 def _in_own_group(init: Callable[[int], Any] | None, worker_id: int) -> None:
     """Start a data worker that signals to the group of its parent do not reach.
 
-    It must not ignore them: its parent ends it with SIGTERM.
+    It must not ignore SIGTERM, with which its parent ends it. The warnings, which some
+    schedulers send to each single process, are not for it.
     """
     os.setpgid(0, 0)
+    for number in _numbers(_WARNED):
+        signal.signal(number, signal.SIG_IGN)
     if init is not None:
         init(worker_id)
 
@@ -56,14 +68,15 @@ def protect_workers(loader: Any) -> None:
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """Finishes the step, saves and exits on SIGTERM and Ctrl-C.
+    """Finishes the step, saves and exits on SIGTERM, Ctrl-C, SIGUSR1 and SIGHUP.
 
     The process exits with 143 after SIGTERM and with 130 after Ctrl-C, as if it had
-    been ended by the signal. If one of several ranks gets the signal, all of them stop
-    after the same step. The checkpoint goes to ``iter_<iteration>.pth`` and
-    ``last_checkpoint``; the run resumes with the next batch, and the file goes once the
-    next regular checkpoint is there. A second Ctrl-C, three seconds later or more, ends
-    the run at once.
+    been ended by the signal; so it does after SIGUSR1, Slurm's usual warning (138), and
+    SIGHUP (129), unless they are ignored, as by ``nohup``, or somebody else handles
+    them. If one of several ranks gets the signal, all of them stop after the same step.
+    The checkpoint goes to ``iter_<iteration>.pth`` and ``last_checkpoint``; the run
+    resumes with the next batch, and the file goes once the next regular checkpoint is
+    there. A second Ctrl-C, three seconds later or more, ends the run at once.
 
     A validation is broken off in a single process; several ranks finish it first.
     Signals to the whole group of processes do not reach the workers of the data
@@ -111,7 +124,10 @@ class PreemptionHook(Hook):
         self._signal, self._pid = 0, os.getpid()
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _numbers(_ASKED + _WARNED):
+            free = signal.getsignal(number) == signal.SIG_DFL
+            if number in _numbers(_WARNED) and not free:
+                continue  # nohup ignores one, launchers such as submitit handle one
             self._previous[number] = signal.signal(number, self._note)
 
     def after_train(self, runner: Runner) -> None:

@@ -15,6 +15,7 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.checkpoint import check_state_dict_matches, get_state_dict
+from mergevq_mm.utils.checkpoint_format import MARK, format_mark
 from mergevq_mm.utils.distributed import unwrap
 
 from ..accumulation import get_accumulation, set_accumulation
@@ -32,12 +33,13 @@ from ..data_position import (
     get_data_state,
     set_sampler_seed,
 )
-from ..first_step import check_steps
+from ..first_step import check_steps, refusing
 from ..plain_types import from_plain, to_plain
 from ..random_state import get_rng_state, set_rng_state
+from ..resume_state import check_resumable
 
 # What this hook adds; it is plain already.
-_OWN = {'state_dict', 'rng_states', 'accumulation', 'data_state', 'run_config'}
+_OWN = {'state_dict', 'rng_states', 'accumulation', 'data_state', 'run_config', MARK}
 
 
 @HOOKS.register_module()
@@ -47,8 +49,8 @@ class RunStateHook(Hook):
     Saving: what mmengine stores as objects (``HistoryBuffer``, numpy values) becomes
     plain, so that files load under ``weights_only=True``. Added are the random states
     of python, numpy, torch and CUDA of every rank; where the run stands in its data;
-    where a gradient accumulation stands, with the gradients that wait for its end; and
-    the config. Names lose the ``module.`` of wrapped parts.
+    where a gradient accumulation stands, with the gradients that wait for its end; the
+    config; and the number of this format. Names lose the ``module.`` of wrapped parts.
 
     Loading: the reverse, and a checkpoint of which no key fits the model is refused.
     Resuming goes on in the middle of an epoch too, with the next batch. It prints what
@@ -110,6 +112,7 @@ class RunStateHook(Hook):
         checkpoint['accumulation'] = self._accumulation or {}
         self._accumulation = None
         checkpoint['data_state'] = get_data_state(runner, self._batches)
+        checkpoint[MARK] = format_mark()
         checkpoint['run_config'] = plain_config(runner.cfg.to_dict())
 
     def after_train_iter(
@@ -143,6 +146,7 @@ class RunStateHook(Hook):
 
     # ---- loading ------------------------------------------------------------
 
+    @refusing()
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check and decode the content; keep the states for the first epoch.
 
@@ -151,8 +155,9 @@ class RunStateHook(Hook):
             checkpoint (dict): What was loaded; changed in place.
 
         Raises:
-            ValueError: If no key fits the model, or a shape does not; in a test, if a
-                weight is missing; on resuming, if anything does not fit.
+            TrainingRefused: If no key fits the model, or a shape does not; in a test,
+                if a weight is missing; on resuming, if anything is missing or does not
+                fit. A ValueError.
         """
         model = unwrap(runner.model)
         if runner._resume:  # stricter still, and it says what has changed
@@ -182,6 +187,8 @@ class RunStateHook(Hook):
 
     def _check_resumed(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         """Print what the config has changed; refuse what cannot be resumed."""
+        check_resumable(checkpoint, schedules=bool(runner.param_schedulers))
+        checkpoint['meta'].pop('config', None)  # mmengine would run it as python
         saved = checkpoint.get('run_config')
         changes: list[ConfigChange] = []
         if saved:  # empty where the runner was not built from a config

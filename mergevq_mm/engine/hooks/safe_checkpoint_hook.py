@@ -23,6 +23,8 @@ from .run_state_hook import RunStateHook
 _BACKEND = 'mergevq_atomic'
 # Where the message hub keeps the path of a checkpoint between two regular ones.
 _BETWEEN = 'between_ckpt'
+# And the names of those that the file which holds the list replaces.
+_OUTDATED = 'outdated_ckpts'
 
 
 @HOOKS.register_module()
@@ -32,7 +34,8 @@ class SafeCheckpointHook(CheckpointHook):
     1. The new checkpoint is written under a temporary name, synced and renamed.
     2. ``last_checkpoint`` is replaced, atomically too.
     3. Only then are outdated checkpoints (``max_keep_ckpts``, the previous best)
-       deleted.
+       deleted. The new file has a list of them: what a kill leaves, or what cannot be
+       deleted, goes when the run is resumed.
 
     All arguments are mmengine's. Folders that are not on a local disk, and runs with
     ``backend_args`` or ``file_client_args`` of their own, keep mmengine's behaviour.
@@ -55,10 +58,41 @@ class SafeCheckpointHook(CheckpointHook):
         if not custom and '://' not in folder:
             self.backend_args = dict(backend=_BACKEND)
         super().before_train(runner)
+        if self._is_atomic:
+            self._take_over(runner)
         self._remove_outdated()
         if self._is_atomic and is_main_process():
             clear_temporary(self.out_dir, '*.pth')
             clear_temporary(runner.work_dir, 'last_checkpoint')
+
+    def _take_over(self, runner: Runner) -> None:
+        """Go on with the files of this folder, whatever paths the checkpoint holds.
+
+        It may have been written in another one, of which this is a copy: to delete what
+        it names there would take the best checkpoint of the original.
+        """
+
+        def own(path: str | None) -> str | None:
+            return path and os.path.join(self.out_dir, os.path.basename(path))
+
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = own(self.best_ckpt_path)
+        best = getattr(self, 'best_ckpt_path_dict', {})
+        best.update({key: own(path) for key, path in best.items()})
+        hub = runner.message_hub
+        if _BETWEEN in hub.runtime_info:
+            hub.update_info(_BETWEEN, own(hub.get_info(_BETWEEN)))
+        names = hub.runtime_info.get(_OUTDATED, ())
+        if names and is_main_process() and self._is_own(runner._load_from):
+            for name in names:
+                self.file_backend.remove(own(name))
+
+    def _is_own(self, checkpoint: str | None) -> bool:
+        """Whether the run was resumed from its folder; None: it was found there."""
+        if checkpoint is None:
+            return True
+        folder = os.path.dirname(os.path.abspath(checkpoint))
+        return os.path.realpath(folder) == os.path.realpath(self.out_dir)
 
     @property
     def _is_atomic(self) -> bool:
@@ -88,6 +122,9 @@ class SafeCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        replaced = (outdated, between, *self.file_backend.outdated)
+        names = [os.path.basename(path) for path in replaced if path is not None]
+        runner.message_hub.update_info(_OUTDATED, names)
         runner.save_checkpoint(
             self.out_dir,
             name,
