@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -139,6 +139,32 @@ def test_peak_memory_on_a_gpu(tools: Tools) -> None:
     gpu = torch.device('cuda')
     work = lambda: torch.empty(3 * MIB, dtype=torch.uint8, device=gpu)  # noqa: E731
     assert tools.common.peak_memory(work, gpu) == 3 * MIB
+
+
+def test_rows_are_printed_and_stored_at_once(
+    tools: Tools, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / 'made' / 'rows.json'
+    columns = {'way': 'way', 'ms': 'time in all (ms)|.1f', 'share': 'share|.0%'}
+    args = SimpleNamespace(json=file, seed=0, folder=tmp_path)
+    report = tools.reporting.Report('Title', columns, args, CPU)
+    report.add(way='first', ms=1.25, more=[3])
+    first = capsys.readouterr().out.splitlines()
+    assert first[1] == 'Title' and first[-1].split() == ['first', '1.2', '–']
+    stored = json.loads(file.read_text())
+    assert stored['rows'] == [{'way': 'first', 'ms': 1.25, 'more': [3]}]
+    assert not stored['complete']
+    report.add(way='second', ms=20.0, share=0.5)
+    assert len(json.loads(file.read_text())['rows']) == 2
+    (line,) = capsys.readouterr().out.splitlines()  # no second heading
+    assert line.split() == ['second', '20.0', '50%'] and len(line) == len(first[-1])
+    report.note('A note.')
+    report.show(bandwidth=3)
+    assert 'A note.' in capsys.readouterr().out
+    stored = json.loads(file.read_text())
+    assert stored['complete'] and stored['bandwidth'] == 3
+    assert stored['notes'] == ['A note.'] and stored['arguments']['seed'] == 0
+    assert [path.name for path in file.parent.iterdir()] == ['rows.json']
 
 
 # ------------------------------------------------------------------- parts of a step

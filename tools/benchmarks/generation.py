@@ -29,16 +29,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import (
-    MIB,
-    Report,
-    add_arguments,
-    interleaved,
-    median_ratio,
-    run_main,
-    start,
-)
+from common import MIB, add_arguments, interleaved, median_ratio, run_main, start
 from plain_loop import PlainLoop
+from reporting import Report
 from torch import Tensor, nn
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
@@ -365,7 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     title = f'{Path(args.config).stem}, {weights}' + (', autocast' if args.amp else '')
     title += f', {args.dtype}'
-    report = Report(title, COLUMNS)
+    report = Report(title, COLUMNS, args, device)
     for number in args.batch:
         labels = torch.arange(number, device=device) % raster.num_classes
         measure(ways_of(models, labels, args), number, speed, args, report)
@@ -384,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, _, file in files[1:]:
         if file is None:
             report.note(f'{name}: untrained weights, speed only')
-    report.show(args, device, bandwidth=speed, keep=keep, window=raster.window)
+    report.show(bandwidth=speed, keep=keep, window=raster.window)
     return 0
 
 

@@ -22,15 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from common import (
-    MIB,
-    Report,
-    add_arguments,
-    interleaved,
-    median_ratio,
-    run_main,
-    start,
-)
+from common import MIB, add_arguments, interleaved, median_ratio, run_main, start
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -38,6 +30,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from offline import prepare, view_sizes
 from parts import BACKWARD, FORWARD, UPDATE, PartRecorder, by_part
+from reporting import Report
 from torch import nn
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
@@ -327,6 +320,8 @@ def run(
             'held': 'leaves (MiB)|.1f',
             'peak': 'peak (MiB)|.1f',
         },
+        args,
+        device,
     )
     add_rows(report, timed, traced)
     fixed = weights(model, optimizers)
@@ -340,7 +335,7 @@ def run(
     idle = [key for key, called in recorder.reached.items() if not called]
     if idle:
         report.note(f'not called in a step: {", ".join(idle)}.')
-    report.show(args, device, recording_overhead=overhead - 1, idle=idle, **fixed)
+    report.show(recording_overhead=overhead - 1, idle=idle, **fixed)
     return 0
 
 
