@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -506,6 +506,31 @@ def test_the_plain_loop_is_the_generator_without_a_window(
         half = loop(labels, 4).stats['cache_peak_bytes']
     one = loop(labels, 4).stats['cache_peak_bytes']
     assert (2 * half == one).all()
+
+
+@torch.no_grad()
+def test_a_step_of_the_plain_loop_can_be_captured(
+    tools: Tools, tiny: ModuleType
+) -> None:
+    """One graph for all steps and batches, nothing from the host, memory that stays."""
+    model, graphs = tiny.make(tiny.MergeAR, window=None), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    loop = tools.plain_loop.PlainLoop(model, dict(backend=backend))
+    rule = model.sampling_rule(temperature=0, guidance=(1.5, 2.0))
+    for labels in (torch.tensor([1, 4, 9]), torch.tensor([3, 3, 0])):
+        expected = tools.plain_loop.PlainLoop(model)(labels, 4, rule)
+        assert torch.equal(loop(labels, 4, rule).index, expected.index)
+    assert len(graphs) == len(loop.states) == 1
+    (state,) = loop.states.values()
+    places = [tensor.data_ptr() for tensor in state.tensors()]
+    state.token.zero_()
+    with tiny.NoWaiting():
+        loop.step(state, rule)
+    assert [tensor.data_ptr() for tensor in state.tensors()] == places
 
 
 def test_the_plain_loop_draws_as_it_is_told(tools: Tools, tiny: ModuleType) -> None:
