@@ -14,6 +14,7 @@ from torch import nn
 
 from mergevq_mm.engine import Bf16OptimWrapper, SpeedHook
 from mergevq_mm.engine.hooks.speed_hook import prepare
+from mergevq_mm.models.utils.graphed_methods import GraphedMethod
 from mergevq_mm.utils.distributed import end_process_group
 
 
@@ -69,6 +70,19 @@ def test_hook_prepares_training_and_test() -> None:
         for part in ('backbone', 'decoder', 'discriminator'):
             assert getattr(model, part)._compiled_call_impl is not None
         assert model.neck._compiled_call_impl is None
+
+
+def test_blocks_as_graphs() -> None:
+    """Off a GPU all stays as it is; on one the hook lets the encoder be captured."""
+    from types import SimpleNamespace
+
+    model = tiny.build_model().eval()
+    graphed = copy.deepcopy(model)
+    SpeedHook(graph=True).before_test(SimpleNamespace(model=graphed))
+    assert isinstance(graphed.backbone.encode_embedded, GraphedMethod)
+    for _ in range(3):
+        _same(model, graphed, torch.rand(2, 3, 8, 8) * 2 - 1)
+    assert not graphed.backbone.encode_embedded.recordings
 
 
 def test_hook_refuses() -> None:
