@@ -597,9 +597,10 @@ def test_generation(
     raster = ['full', 'compressed', 'full, compile', 'compressed, compile']
     raster += ['full, 4 drafts', 'compressed, 4 drafts']
     others = ['mergear_mnist5k_distinct', 'randar_mnist5k']
-    assert list(rows) == ['loop', *raster, *others]
+    assert list(rows) == ['loop', 'loop, compile', *raster, *others]
     assert all(rows[name]['same'] == 1 for name in raster)
     assert rows['loop']['same'] is None and rows['loop']['ratio'] == 1
+    assert rows['loop, compile']['cache'] == rows['loop']['cache']
     prefix, window, keep, length = 2, 9, 16, 64
     slot = 2 * 4 * 128 * 4 * 2  # keys and values of 4 layers, with guidance
     assert rows['loop']['cache'] == (prefix + length) * slot / 1024
