@@ -8,44 +8,18 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from graph_stand_in import StandIn
 from torch import Tensor
 
 from mergevq_mm.models.backbones import MergeVQEncoder
-from mergevq_mm.models.utils import graphed_methods
 from mergevq_mm.models.utils.graphed_methods import SHAPES, use_graphs
 
 ARCH = dict(stem='patch', embed_dims=16, patch_size=4, num_layers=2, num_heads=2)
 
 
-class StandIn:
-    """Does work again, where a graph would; what it did first is what it does."""
-
-    def __init__(self) -> None:
-        self.captures = self.replays = self.waits = 0
-
-    def warm_up(self, work: Callable[[], None]) -> None:
-        work()
-
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        self.captures += 1
-
-        def replay() -> None:
-            self.replays += 1
-            with torch.inference_mode(False), torch.no_grad():
-                work()
-
-        return replay
-
-    def wait(self) -> None:
-        self.waits += 1
-
-
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    stand_in = StandIn()
-    monkeypatch.setattr(graphed_methods, 'graphs_of', lambda device: stand_in)
-    monkeypatch.setattr(graphed_methods, 'DEVICES', ('cpu', 'cuda'))
-    return stand_in
+    return StandIn().take_place(monkeypatch)
 
 
 def make() -> MergeVQEncoder:

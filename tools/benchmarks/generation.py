@@ -272,6 +272,8 @@ def ways_of(
     for name, model in models.items():
         if model is not main:
             ways[name] = sample(model, 'pairs' if isinstance(model, RandAR) else 'full')
+            if isinstance(model, RandAR) and args.compile and kind == 'cuda':
+                ways[f'{name}, graph'] = sample(model, 'pairs', step='graph')
     return ways
 
 
