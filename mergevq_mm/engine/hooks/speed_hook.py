@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mergevq_mm.models.utils.graphed_methods import use_graphs
+from mergevq_mm.models.utils.norm_silu import fuse_norms
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.compiling import recompile_limit
 from mergevq_mm.utils.distributed import unwrap
@@ -37,9 +38,10 @@ class SpeedHook(Hook):
             passed over. Defaults to encoder, decoder, discriminator and, of a
             generator, transformer.
         channels_last (bool): Whether to keep the weights of convolutions in
-            channels-last order. Several processes have laid out their buckets of
-            gradients by then, and do it anew, in that order, after the first step.
-            Defaults to False.
+            channels-last order; on a GPU, norm and activation are compiled to one. The
+            runner of ``tools/train.py`` does so before several processes lay out their
+            buckets of gradients (see :func:`asks_channels_last`); another one's do it
+            anew, in that order, after the first step. Defaults to False.
         graph (bool): Whether blocks that do not learn run as CUDA graphs, one for each
             shape; see :func:`prepare`. Defaults to False.
 
@@ -89,7 +91,8 @@ def prepare(
         model (nn.Module): The model; changed in place.
         compile (bool | Mapping): False, or the arguments of ``torch.compile``.
         parts (Sequence[str]): What to compile. Defaults to ().
-        channels_last (bool): Defaults to False.
+        channels_last (bool): Also compiles norm and activation of convolutions on a
+            GPU, to keep that layout between them. Defaults to False.
         graph (bool): On a GPU, run an encoder's blocks as CUDA graphs where nothing
             learns: a shape is captured when it comes for the second time. Results stay
             the same. Defaults to False.
@@ -102,7 +105,8 @@ def prepare(
     """
     model = unwrap(model)
     if channels_last:
-        model.to(memory_format=torch.channels_last)
+        fuse_norms(model.to(memory_format=torch.channels_last))
+        _allow_recompiling()
     if graph:
         use_graphs(model)
     if compile is False:
@@ -119,6 +123,23 @@ def prepare(
     for part in found:
         part.compile(**({} if compile is True else dict(compile)))
     return model
+
+
+def asks_channels_last(cfg: Mapping[str, Any]) -> bool:
+    """Whether a config has a :class:`SpeedHook` that turns convolutions.
+
+    Args:
+        cfg (Mapping): Of a run.
+    """
+    hooks = [
+        *(cfg.get('default_hooks') or {}).values(),
+        *(cfg.get('custom_hooks') or []),
+    ]
+    return any(
+        str(hook.get('type')).endswith('SpeedHook') and hook.get('channels_last')
+        for hook in hooks
+        if isinstance(hook, Mapping)
+    )
 
 
 def _allow_recompiling() -> None:
