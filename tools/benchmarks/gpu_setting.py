@@ -20,6 +20,9 @@ from mergevq_mm.models.utils.cuda_graphs import graphs_of
 from mergevq_mm.utils.operator_count import count_operators
 
 
+ENOUGH = 3.0  # seconds of turns
+
+
 class TimeUp(BaseException):
     """A section has used its time; no ``except Exception`` may keep it."""
 
@@ -83,9 +86,15 @@ class Setting:
         return 2 * size**3 / self.timed(lambda: a @ b)
 
     def timed(self, work: Callable[[], Any], warmup: int = 2) -> float:
-        """Seconds of a piece of work, after some turns that do not count."""
-        runs = interleaved({'work': work}, self.repeats, self.device, warmup)
-        return median(runs['work'])
+        """Seconds of a piece of work, after some turns that do not count.
+
+        What is slow has fewer turns: no more after :data:`ENOUGH` seconds.
+        """
+        runs: list[float] = []
+        while len(runs) < self.repeats and sum(runs) < ENOUGH:
+            runs += interleaved({'work': work}, 1, self.device, warmup)['work']
+            warmup = 0
+        return median(runs)
 
     def captured(self, work: Callable[[], Any]) -> Callable[[], None]:
         """The same work as a CUDA graph."""
@@ -110,11 +119,6 @@ def operators(work: Callable[[], Any]) -> int:
     with count_operators() as counts:
         work()
     return counts.total()
-
-
-def milliseconds(seconds: float) -> float:
-    """Seconds as the tables have them."""
-    return 1e3 * seconds
 
 
 def no_output(work: Callable[[], Tensor]) -> Callable[[], None]:
