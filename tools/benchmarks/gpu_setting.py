@@ -19,7 +19,6 @@ from torch.profiler import ProfilerActivity, profile
 from mergevq_mm.models.utils.cuda_graphs import graphs_of
 from mergevq_mm.utils.operator_count import count_operators
 
-
 ENOUGH = 3.0  # seconds of turns
 
 
