@@ -62,8 +62,8 @@ def test_the_report_runs_to_its_end(
     assert [row['way'] for row in step] == ['float32', 'bf16']
     assert all(row['operators'] > 1000 and row['rate'] > 0 for row in step)
     names = ['loop', 'full', 'compressed', 'RandAR']
-    assert [row['way'] for row in decoding] == 2 * names
-    loop, full, compressed, random = decoding[:4]
+    assert [row['way'] for row in decoding] == names
+    loop, full, compressed, random = decoding
     assert loop['ratio'] == 1 and loop['passes'] == full['passes'] == 64
     assert loop['operators'] > 0 and random['passes'] < 64
     assert loop['mib'] > full['mib'] > compressed['mib']
@@ -71,7 +71,7 @@ def test_the_report_runs_to_its_end(
     assert training[0]['rate'] == 100.0  # two images in 20 ms
     text = (tmp_path / 'report.md').read_text()
     assert text.count('Ended: complete') == text.count('\n## ') == 7
-    assert text.count('| compressed | ') == 2
+    assert text.count('| compressed | ') == 1
 
 
 def test_what_a_section_has_measured_stays(

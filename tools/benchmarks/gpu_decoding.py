@@ -91,7 +91,7 @@ def arithmetic_of(way: generation.Way, guided: bool) -> float:
 def decoding(setting: Setting, section: Callable[..., Report]) -> None:
     """Both generators with guidance, one image and many, weights of bfloat16."""
     files = [str(CONFIGS / name) for name in (SMALL if setting.small else LARGE)]
-    batches = [1, 2] if setting.small else [1, 64]
+    batches = [2] if setting.small else [1, 64]
     flags = [files[0], '--random', '--dtype', 'bf16', '--device', str(setting.device)]
     args = generation.parse_args([*flags, *(['--compile'] * setting.gpu)])
     models = {}

@@ -187,7 +187,7 @@ def run_for(
     Args:
         arguments (Sequence[str]): Command line.
         work (Path): Folder of its logs.
-        seconds (float): After which it is asked to stop.
+        seconds (float): After which it is asked to stop, once it has begun.
         before (int): Iterations that an earlier run has done.
 
     Returns:
@@ -203,7 +203,10 @@ def run_for(
             env={**os.environ, 'PYTHONPATH': str(REPO)},
         )
         try:
-            while process.poll() is None and time.monotonic() < begin + seconds:
+            # Before its first step a run would not save; the section's limit holds.
+            while process.poll() is None and (
+                start is None or time.monotonic() < begin + seconds
+            ):
                 time.sleep(0.2)
                 if start is None and logged(work, before):
                     start = time.monotonic() - begin
