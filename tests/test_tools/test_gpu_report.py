@@ -153,6 +153,36 @@ def test_what_a_pass_reads(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) ->
     assert bench.arithmetic_of(way, True) == 2 * one * 3 * 30 * 2
 
 
+TRAINING = """
+import json, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *args: sys.exit(143))
+time.sleep(0.3)
+folder = pathlib.Path(sys.argv[1], 'run' + sys.argv[2], 'vis_data')
+folder.mkdir(parents=True)
+with open(folder / 'scalars.json', 'a') as file:
+    for step in range(int(sys.argv[2]), 10**6):
+        file.write(json.dumps(dict(step=step, time=0.01, data_time=0.001)) + '\\n')
+        file.flush()
+        time.sleep(0.05)
+"""
+
+
+def test_a_training_is_asked_to_stop_once_it_has_begun(
+    tool: ModuleType, tmp_path: Path
+) -> None:
+    run_for, work = tool.gpu_training.run_for, tmp_path / 'work'
+    command = [sys.executable, '-S', '-c', TRAINING, str(work)]
+    first = run_for([*command, '1'], work, 0.1, 0)  # less than its start takes
+    assert first['status'] == 143 and first['start'] > 0.3
+    assert first['seen'][0] == 1 and first['ms'] == 10.0 and first['waits'] == 1.0
+    last = first['seen'][-1]
+    then = run_for([*command, str(last + 1)], work, 0.1, last)
+    assert then['seen'][0] == last + 1  # the first one's entries are not its own
+    failed = [sys.executable, '-S', '-c', 'print("why"); raise SystemExit(3)']
+    row = run_for(failed, work, 5.0, 10**6)
+    assert row == dict(status=3, start=None, seen=[], output='why\n')
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_training_is_stopped_and_resumed(tool: ModuleType, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 torch's GroupNorm hands on a contiguous map on a GPU, whatever it gets; in a network
 whose convolutions run in channels-last two copies come to each pair. What is written
-here stays in the map's layout. Compiled it reads the map twice and writes it once; not
-compiled it is slow, and only there to be compared with.
+here stays in the map's layout. It is meant for a compiler, which fuses it; as it is, it
+is slow, and only there to be compared with.
 """
 
 from __future__ import annotations
