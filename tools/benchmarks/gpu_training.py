@@ -26,9 +26,11 @@ from parts import PartRecorder
 from PIL import Image
 from reporting import Report
 
+from mergevq_mm.engine.hooks import speed_hook
 from mergevq_mm.utils.config import enable_bf16, enable_fast, load_config
 
 REPO = Path(__file__).parents[2]
+LAST = '--channels-last'
 STAGE_1 = ('mergevq_g+r.py', 'mergevq_r.py')
 STOPPED = 128 + signal.SIGTERM  # the status of a run that was asked to stop, and saved
 
@@ -42,9 +44,10 @@ def stage1_files(setting: Setting, folder: str) -> list[str]:
 
 def ways_to_train(setting: Setting) -> dict[str, Callable[[Config], None] | None]:
     """For each row how it changes a config; fused optimizers are for GPUs."""
+    ways = {'float32': None, 'bf16': enable_bf16}
     if setting.gpu:
-        return {'float32': None, 'bf16': enable_bf16, '--fast': enable_fast}
-    return {'float32': None, 'bf16': enable_bf16}
+        ways |= {'--fast': enable_fast, f'--fast {LAST}': enable_fast}
+    return ways
 
 
 def step(setting: Setting, section: Callable[..., Report]) -> None:
@@ -65,7 +68,8 @@ def step(setting: Setting, section: Callable[..., Report]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for file in stage1_files(setting, folder):
             for way, change in ways_to_train(setting).items():
-                row = _measured(setting, file, folder, batch, change)
+                last = way.endswith(LAST)
+                row = _measured(setting, file, folder, batch, change, last)
                 report.add(config=Path(file).stem, way=way, **row)
 
 
@@ -75,6 +79,7 @@ def _measured(
     folder: str,
     batch: int,
     change: Callable[[Config], None] | None,
+    channels_last: bool,
 ) -> dict[str, Any]:
     """Time, memory and launches of a step."""
     args = Namespace(
@@ -87,6 +92,7 @@ def _measured(
         device=str(setting.device),
     )
     model, sizes, cfg = train_step.build(args, folder, change)
+    model = speed_hook.prepare(model, channels_last=channels_last)
     recorder = PartRecorder(setting.device)
     with train_step.quiet():
         work, _ = train_step.build_step(model, sizes, cfg, batch, recorder)
