@@ -248,6 +248,7 @@ def prepare(
     from mergevq_mm.datasets.codes import plan_codes
     from mergevq_mm.datasets.codes_writing import start_codes
     from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+    from mergevq_mm.models.utils.graphed_methods import use_graphs
     from mergevq_mm.registry import DATASETS
 
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
@@ -255,7 +256,7 @@ def prepare(
     if args.device is None and torch.cuda.is_available():
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     tokenizer = FrozenTokenizer(cfg.get('model') or {}, args.checkpoint)
-    tokenizer.to(device).init_weights()
+    use_graphs(tokenizer.to(device).network)
     keeps = args.keep
     if keeps is None:
         target = cfg.model.get('keep') or tokenizer.length

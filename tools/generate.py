@@ -96,7 +96,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     group.add_argument(
         '--step',
         choices=['eager', 'compile', 'graph', 'compile-graph'],
-        help='how the step of one token runs, of MergeAR',
+        help='how the step of one token runs, of MergeAR; of RandAR, eager or graph',
     )
     group.add_argument('--num-steps', type=int, help='steps for the K codes, of RandAR')
     group.add_argument(

@@ -246,7 +246,9 @@ class ImageInferencer(MergeVQInferencer):
         """See :class:`MergeVQInferencer`."""
         if hasattr(self.model, 'tokenizer'):
             self.model.tokenizer.init_weights()  # an early error where its file is not
-        backbone = self.parts.backbone
+        from mergevq_mm.models.utils.graphed_methods import use_graphs
+
+        backbone = use_graphs(self.parts).backbone
         self.preparation = preparation_of(
             self.cfg, min(backbone.img_size), backbone.stride
         )

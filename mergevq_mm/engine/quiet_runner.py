@@ -1,4 +1,4 @@
-"""A runner that keeps its config for the log file, and the words around a training."""
+"""The runner of the tools, quiet at its start, and the words around a training."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from torch import nn
+
+from .hooks.speed_hook import asks_channels_last, prepare
 
 # What mmengine tells of itself whatever the run is. The first four have up to hundreds
 # of lines.
@@ -62,11 +65,23 @@ def _leave_out_routine(record: logging.LogRecord) -> bool:
 
 
 class QuietRunner(Runner):
-    """mmengine's runner, with the routine of its start in the log file alone."""
+    """mmengine's runner, with the routine of its start in the log file alone.
+
+    Layouts are turned before the model is wrapped.
+    """
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger as always, with a quiet terminal."""
         return hush(super().build_logger(*args, **kwargs))
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap the model; before, turn what a hook would turn afterwards.
+
+        A wrapper of several processes lays out its buckets as it finds the weights.
+        """
+        if asks_channels_last(self.cfg):
+            model = prepare(model, channels_last=True)
+        return super().wrap_model(model_wrapper_cfg, model)
 
 
 def opening_words(runner: Runner) -> str:

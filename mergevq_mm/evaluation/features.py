@@ -150,6 +150,7 @@ def load_token_features(
         ValueError: If the config is not a MergeVQ's, or the checkpoint holds no
             encoder that fits it.
     """
+    from mergevq_mm.models.utils.graphed_methods import use_graphs
     from mergevq_mm.registry import MODELS
     from mergevq_mm.utils import load_checkpoint_file, load_pretrained
 
@@ -173,4 +174,4 @@ def load_token_features(
         {'type': 'mmpretrain.SelfSupDataPreprocessor', **(given or to_unit)}
     )
     extract = TokenFeatures(built['backbone'], built.get('quantizer'), names, keep)
-    return extract.to(device).eval(), preprocessor.to(device)
+    return use_graphs(extract.to(device).eval()), preprocessor.to(device)

@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 import tiny_mergevq as tiny
 import torch
+from mmengine.config import Config
 from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
 from torch import nn
 
 from mergevq_mm.engine import Bf16OptimWrapper, SpeedHook
 from mergevq_mm.engine.hooks.speed_hook import prepare
+from mergevq_mm.engine.quiet_runner import QuietRunner
+from mergevq_mm.models.utils.graphed_methods import GraphedMethod
 from mergevq_mm.utils.distributed import end_process_group
 
 
@@ -71,6 +75,19 @@ def test_hook_prepares_training_and_test() -> None:
         assert model.neck._compiled_call_impl is None
 
 
+def test_blocks_as_graphs() -> None:
+    """Off a GPU all stays as it is; on one the hook lets the encoder be captured."""
+    from types import SimpleNamespace
+
+    model = tiny.build_model().eval()
+    graphed = copy.deepcopy(model)
+    SpeedHook(graph=True).before_test(SimpleNamespace(model=graphed))
+    assert isinstance(graphed.backbone.encode_embedded, GraphedMethod)
+    for _ in range(3):
+        _same(model, graphed, torch.rand(2, 3, 8, 8) * 2 - 1)
+    assert not graphed.backbone.encode_embedded.recordings
+
+
 def test_hook_refuses() -> None:
     with pytest.raises(ValueError, match='switch one on'):
         SpeedHook()
@@ -104,22 +121,50 @@ def test_bf16_trains_on_a_cpu() -> None:
 
 
 def channels_last_rank(rank: int, folder: str) -> None:
-    """Three steps of DDP whose module is converted behind it."""
+    """Three steps of DDP, the module converted before it by the runner, and behind."""
     torch.distributed.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
-    ddp = nn.parallel.DistributedDataParallel(nn.Conv2d(8, 16, 3))
-    prepare(ddp, channels_last=True)
-    images = torch.randn(2, 8, 9, 9).to(memory_format=torch.channels_last)
-    for step in range(3):
-        with warnings.catch_warnings(record=True) as found:
-            warnings.simplefilter('always')
-            ddp(images).sum().backward()
-        strided = [one for one in found if 'bucket view strides' in str(one.message)]
-        assert len(strided) == (step == 0), step
-        ddp.zero_grad()
-    del ddp  # the wrapper keeps the group's threads alive
+    for early in (True, False):
+        conv = nn.Conv2d(8, 16, 3)
+        conv = prepare(conv, channels_last=True) if early else conv
+        ddp = nn.parallel.DistributedDataParallel(conv)
+        prepare(ddp, channels_last=True)
+        images = torch.randn(2, 8, 9, 9).to(memory_format=torch.channels_last)
+        for step in range(3):
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter('always')
+                ddp(images).sum().backward()
+            text = 'bucket view strides'
+            strided = [one for one in found if text in str(one.message)]
+            assert len(strided) == (step == 0 and not early), (early, step)
+            ddp.zero_grad()
+        del ddp  # the wrapper keeps the group's threads alive
     end_process_group()
+
+
+def test_the_runner_turns_layouts_before_it_wraps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def wrap_model(runner: Runner, cfg: None, model: nn.Module) -> nn.Module:
+        last = torch.channels_last
+        seen.append(model.weight.is_contiguous(memory_format=last))
+        return model
+
+    monkeypatch.setattr(Runner, 'wrap_model', wrap_model)
+    on = dict(type='mergevq_mm.SpeedHook', channels_last=True)
+    for hooks in (
+        dict(default_hooks=dict(speed=on, timer=None)),
+        dict(custom_hooks=[dict(type='SpeedHook', channels_last=True)]),
+        dict(custom_hooks=[dict(on, channels_last=False, compile=True)]),
+        {},
+    ):
+        runner = QuietRunner.__new__(QuietRunner)
+        runner.cfg = Config(hooks)
+        runner.wrap_model(None, nn.Conv2d(8, 16, 3))
+    assert seen == [True, True, False, False]
 
 
 @pytest.mark.slow

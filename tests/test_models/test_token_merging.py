@@ -318,3 +318,25 @@ def test_following_the_merges_starts_few_operators() -> None:
     with count_operators() as found:
         follow_merges(x, matches, 64)
     assert found.total() <= 4 * len(matches) + 9
+
+
+@pytest.mark.gpu
+def test_a_gpu_merges_as_a_cpu_does() -> None:
+    """The same pairs, means and gradients; and the same bits in each run."""
+    found: dict[str, list[Tensor]] = {}
+    tokens, weight = torch.randn(2, 4, 65, 48).unbind()
+    for device in ('cpu', 'cuda', 'cuda'):
+        x = tokens.to(device).requires_grad_()
+        y, size, matches = x, None, []
+        for r in (16, 12, 8):  # groups of merged tokens merge again
+            match = bipartite_matching(y[..., :16].detach(), r)
+            y, size = merge_tokens(y, size, match)
+            matches.append(match)
+        group = follow_merges(y, matches, 64)
+        (y * weight.to(device)[:, : y.shape[1]]).sum().backward()
+        result = [group, size, y.detach(), x.grad]
+        if device in found:
+            assert all(torch.equal(a, b) for a, b in zip(result, found[device]))
+        found[device] = result
+    for one, other in zip(found['cpu'], found['cuda'], strict=True):
+        torch.testing.assert_close(other.cpu(), one, rtol=1e-5, atol=1e-5)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -139,6 +139,32 @@ def test_peak_memory_on_a_gpu(tools: Tools) -> None:
     gpu = torch.device('cuda')
     work = lambda: torch.empty(3 * MIB, dtype=torch.uint8, device=gpu)  # noqa: E731
     assert tools.common.peak_memory(work, gpu) == 3 * MIB
+
+
+def test_rows_are_printed_and_stored_at_once(
+    tools: Tools, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / 'made' / 'rows.json'
+    columns = {'way': 'way', 'ms': 'time in all (ms)|.1f', 'share': 'share|.0%'}
+    args = SimpleNamespace(json=file, seed=0, folder=tmp_path)
+    report = tools.reporting.Report('Title', columns, args, CPU)
+    report.add(way='first', ms=1.25, more=[3])
+    first = capsys.readouterr().out.splitlines()
+    assert first[1] == 'Title' and first[-1].split() == ['first', '1.2', '–']
+    stored = json.loads(file.read_text())
+    assert stored['rows'] == [{'way': 'first', 'ms': 1.25, 'more': [3]}]
+    assert not stored['complete']
+    report.add(way='second', ms=20.0, share=0.5)
+    assert len(json.loads(file.read_text())['rows']) == 2
+    (line,) = capsys.readouterr().out.splitlines()  # no second heading
+    assert line.split() == ['second', '20.0', '50%'] and len(line) == len(first[-1])
+    report.note('A note.')
+    report.show(bandwidth=3)
+    assert 'A note.' in capsys.readouterr().out
+    stored = json.loads(file.read_text())
+    assert stored['complete'] and stored['bandwidth'] == 3
+    assert stored['notes'] == ['A note.'] and stored['arguments']['seed'] == 0
+    assert [path.name for path in file.parent.iterdir()] == ['rows.json']
 
 
 # ------------------------------------------------------------------- parts of a step
@@ -482,6 +508,31 @@ def test_the_plain_loop_is_the_generator_without_a_window(
     assert (2 * half == one).all()
 
 
+@torch.no_grad()
+def test_a_step_of_the_plain_loop_can_be_captured(
+    tools: Tools, tiny: ModuleType
+) -> None:
+    """One graph for all steps and batches, nothing from the host, memory that stays."""
+    model, graphs = tiny.make(tiny.MergeAR, window=None), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    loop = tools.plain_loop.PlainLoop(model, dict(backend=backend))
+    rule = model.sampling_rule(temperature=0, guidance=(1.5, 2.0))
+    for labels in (torch.tensor([1, 4, 9]), torch.tensor([3, 3, 0])):
+        expected = tools.plain_loop.PlainLoop(model)(labels, 4, rule)
+        assert torch.equal(loop(labels, 4, rule).index, expected.index)
+    assert len(graphs) == len(loop.states) == 1
+    (state,) = loop.states.values()
+    places = [tensor.data_ptr() for tensor in state.tensors()]
+    state.token.zero_()
+    with tiny.NoWaiting():
+        loop.step(state, rule)
+    assert [tensor.data_ptr() for tensor in state.tensors()] == places
+
+
 def test_the_plain_loop_draws_as_it_is_told(tools: Tools, tiny: ModuleType) -> None:
     model, labels = tiny.make(tiny.MergeAR, window=None), torch.tensor([1, 4, 9])
     loop = tools.plain_loop.PlainLoop(model)
@@ -546,9 +597,10 @@ def test_generation(
     raster = ['full', 'compressed', 'full, compile', 'compressed, compile']
     raster += ['full, 4 drafts', 'compressed, 4 drafts']
     others = ['mergear_mnist5k_distinct', 'randar_mnist5k']
-    assert list(rows) == ['loop', *raster, *others]
+    assert list(rows) == ['loop', 'loop, compile', *raster, *others]
     assert all(rows[name]['same'] == 1 for name in raster)
     assert rows['loop']['same'] is None and rows['loop']['ratio'] == 1
+    assert rows['loop, compile']['cache'] == rows['loop']['cache']
     prefix, window, keep, length = 2, 9, 16, 64
     slot = 2 * 4 * 128 * 4 * 2  # keys and values of 4 layers, with guidance
     assert rows['loop']['cache'] == (prefix + length) * slot / 1024

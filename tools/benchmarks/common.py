@@ -1,4 +1,4 @@
-"""What the benchmarks share: interleaved timing, peak memory, a table and a file.
+"""What the benchmarks share: flags, interleaved timing, peak memory.
 
 Times are compared within one run only. The variants take turns (A B A B …), so that a
 machine that slows down slows all of them, and a ratio is the median over the turns.
@@ -7,7 +7,6 @@ machine that slows down slows all of them, and a ratio is the median over the tu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -21,8 +20,6 @@ from typing import Any
 os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 MIB = 2**20
@@ -214,87 +211,6 @@ def run_main(main: Callable[[], int]) -> None:
         sys.exit(main())
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
-
-
-class Report:
-    """Rows of one benchmark: printed as a table, written as a file.
-
-    Args:
-        title (str): Heading.
-        columns (dict[str, str]): Heading of each column by the key of its values. A
-            number is printed by the format that follows ``|`` in the heading, such as
-            ``'time (ms)|.1f'``.
-    """
-
-    def __init__(self, title: str, columns: dict[str, str]) -> None:
-        self.title = title
-        self.columns = {key: head.split('|')[0] for key, head in columns.items()}
-        self.formats = {key: head.partition('|')[2] for key, head in columns.items()}
-        self.rows: list[dict[str, Any]] = []
-        self.notes: list[str] = []
-
-    def add(self, **values: Any) -> None:
-        """Add a row; a key without a column goes into the file alone."""
-        self.rows.append(values)
-
-    def note(self, text: str) -> None:
-        """Add a line below the table."""
-        self.notes.append(text)
-
-    def _cell(self, key: str, value: Any) -> str:
-        if value is None:
-            return '–'
-        return (
-            str(value) if isinstance(value, str) else format(value, self.formats[key])
-        )
-
-    def show(self, args: argparse.Namespace, device: torch.device, **more: Any) -> None:
-        """Print the table and write ``args.json``.
-
-        Args:
-            args (Namespace): Parsed flags; written along.
-            device (torch.device): Device measured on.
-            **more: Further entries of the file.
-        """
-        machine = hardware(device)
-        table = Table(title=self.title, title_justify='left')
-        for i, head in enumerate(self.columns.values()):
-            table.add_column(head, justify='right' if i else 'left', no_wrap=not i)
-        for row in self.rows:
-            table.add_row(*(self._cell(key, row.get(key)) for key in self.columns))
-        console = Console(width=None if Console().is_terminal else 120)
-        console.print(table)
-        for text in (*self.notes, _sentence(machine)):
-            console.print(text, markup=False, highlight=False)
-        if args.json is not None:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            content = {
-                'title': self.title,
-                'hardware': machine,
-                'arguments': {k: _plain(v) for k, v in vars(args).items()},
-                'rows': self.rows,
-                'notes': self.notes,
-                **more,
-            }
-            args.json.write_text(json.dumps(content, indent=2) + '\n')
-            console.print(f'written to {args.json}', markup=False, highlight=False)
-
-
-def _sentence(machine: dict[str, Any]) -> str:
-    """The hardware on one line."""
-    where = machine['gpu'] or f'{machine["cpu"]}, {machine["cores"]} cores'
-    load = machine['load']
-    busy = '' if load is None else f', load {load:.1f}'
-    return f'{where}, {machine["threads"]} threads, torch {machine["torch"]}{busy}'
-
-
-def _plain(value: Any) -> Any:
-    """A flag as JSON has it."""
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return str(value)
 
 
 def positive(text: str) -> int:

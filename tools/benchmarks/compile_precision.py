@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import torch
 from common import (
-    Report,
     add_arguments,
     interleaved,
     median_ratio,
@@ -32,6 +31,7 @@ from common import (
     start,
     synchronize,
 )
+from reporting import Report
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -197,6 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             'psnr': 'PSNR to float32 (dB)|.1f',
             'codes': 'equal codes|.1%',
         },
+        args,
+        device,
     )
     image, index = variants['float32'].inference()
     for work in args.work:
@@ -217,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.note(
             'random weights; give --checkpoint for the codes of a trained model.'
         )
-    report.show(args, device)
+    report.show()
     return 0
 
 

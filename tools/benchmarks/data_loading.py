@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import Report, add_arguments, interleaved, median_ratio, run_main, start
+from common import add_arguments, interleaved, median_ratio, run_main, start
 from PIL import Image
+from reporting import Report
 from torch.utils.data import DataLoader
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
@@ -177,6 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 'rate': 'images/s|,.0f',
                 'ratio': f'against {args.kinds[0]}|.2f',
             },
+            args,
+            device,
         )
         order = np.random.RandomState(args.seed).permutation(args.images)
 
@@ -203,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             add_rows(report, f'load, {workers} workers', spent, args.images)
         report.note('rates are medians over the turns; ratios are taken within a turn.')
-        report.show(args, device, kilobytes=size)
+        report.show(kilobytes=size)
     return 0
 
 

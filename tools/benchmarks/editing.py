@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from common import Report, add_arguments, positive, run_main, start
+from common import add_arguments, positive, run_main, start
 from mmengine.config import DictAction
+from reporting import Report
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
 from mergevq_mm.apis.editing_inferencer import REGIONS, named_region
@@ -211,7 +212,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     judge.prepare(model, None)
     default = model.sample_cfg.get('keep', model.keep_sampler.target)
     keep = model.check_keep(default if args.keep is None else args.keep)
-    report = Report(f'edits at K = {keep} of {model.tokenizer.length}', COLUMNS)
+    report = Report(
+        f'edits at K = {keep} of {model.tokenizer.length}', COLUMNS, args, device
+    )
     shown = []
     data = list(batches(cfg, model, args.number, args.batch_size))
     for part in args.parts:
@@ -222,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows.append(seen)
         if all(rows):
             shown.append([*rows[0], rows[1][2]])
-    report.show(args, device)
+    report.show()
     if args.png and shown:
         picture(shown, args.png)
         print(f'drawn in {args.png}: image, part, by class, without')

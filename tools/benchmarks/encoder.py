@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
-from common import Report, add_arguments, interleaved, median_ratio, run_main, start
+from common import add_arguments, interleaved, median_ratio, run_main, start
+from reporting import Report
 from torch import Tensor
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
@@ -199,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             'share': 'share|.1%',
             'macs': 'GMAC|.2f',
         },
+        args,
+        device,
     )
     for name in args.arch:
         encoder = MergeVQEncoder(name, args.img_size, schedule=args.schedule)
@@ -219,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'GMAC: of one image, with merging. More than 100 % is reached where what '
         'merging saves runs slower, operation for operation, than the rest.'
     )
-    report.show(args, device)
+    report.show()
     return 0
 
 

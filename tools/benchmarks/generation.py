@@ -2,7 +2,8 @@
 
 Every row of a model has the same weights and the settings of the model's `sample_cfg`.
 `loop` is what one writes without this package: a static cache over all L places that
-each step reads whole, in a python loop, as LlamaGen does.
+each step reads whole, in a python loop without tensors of the host; with --compile also
+with a compiled step, on a GPU by torch.compile(mode='reduce-overhead').
 
 `KiB` is the most that keys and values of an image held at once, `tokens` how many a
 pass gives, `codes` how many distinct ones an image has. `same` is the share of the
@@ -24,25 +25,19 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from common import (
-    MIB,
-    Report,
-    add_arguments,
-    interleaved,
-    median_ratio,
-    run_main,
-    start,
-)
+from common import MIB, add_arguments, interleaved, median_ratio, run_main, start
 from plain_loop import PlainLoop
+from reporting import Report
 from torch import Tensor, nn
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
-from mergevq_mm.models.generators import MergeAR, RandAR, SampledCodes
+from mergevq_mm.models.generators import MergeAR, RandAR, SampledCodes, decoding_step
 from mergevq_mm.models.generators.code_generator import CodeGenerator
 from mergevq_mm.models.generators.precision import set_precision
 from mergevq_mm.models.generators.random_order import parallel_schedule
@@ -152,9 +147,9 @@ def slots_read(model: CodeGenerator, drawn: SampledCodes, reads: str) -> Tensor:
     return passes * occupied.float().mean(dim=1)
 
 
-def bandwidth(device: torch.device) -> float:
-    """Bytes a second that copying moves (read and written)."""
-    source = torch.empty(512 * MIB, dtype=torch.uint8, device=device)
+def bandwidth(device: torch.device, size: int = 512 * MIB) -> float:
+    """Bytes a second that copying so many bytes moves (read and written)."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
     source.fill_(1)
     target = torch.empty_like(source)
     seconds = interleaved({'copy': lambda: target.copy_(source)}, 8, device, warmup=2)
@@ -252,13 +247,17 @@ def ways_of(
 
     keep, options = settings(main, args)
     options.pop('restrict', None)
-    rule, plain = main.sampling_rule(**options), PlainLoop(main)
+    rule = main.sampling_rule(**options)
 
-    def loop() -> SampledCodes:
+    def loop(plain: PlainLoop) -> SampledCodes:
         with amp():
             return plain(labels, keep, rule)
 
-    ways = {'loop': Way(main, 'static', loop)}
+    ways = {'loop': Way(main, 'static', partial(loop, PlainLoop(main)))}
+    if args.compile:
+        how = {'mode': 'reduce-overhead'} if kind == 'cuda' else {}
+        plain = PlainLoop(main, dict(backend=decoding_step.BACKEND, **how))
+        ways['loop, compile'] = Way(main, 'static', partial(loop, plain))
     for cache in ('full', 'compressed'):
         ways[cache] = sample(main, cache, cache=cache)
     if args.compile:
@@ -273,6 +272,8 @@ def ways_of(
     for name, model in models.items():
         if model is not main:
             ways[name] = sample(model, 'pairs' if isinstance(model, RandAR) else 'full')
+            if isinstance(model, RandAR) and args.compile and kind == 'cuda':
+                ways[f'{name}, graph'] = sample(model, 'pairs', step='graph')
     return ways
 
 
@@ -294,7 +295,7 @@ def measure(
         half = args.amp or args.dtype == 'bf16'
         read = way.bytes_read(2 if half else 4, rule.guided)
         took = median(seconds[name])
-        comparable = way.model is ways['full'].model and name != 'loop'
+        comparable = way.model is ways['full'].model and way.reads != 'static'
         same = (index == ways['full'].last.index).float().mean() if comparable else None
         report.add(
             way=name,
@@ -365,7 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     title = f'{Path(args.config).stem}, {weights}' + (', autocast' if args.amp else '')
     title += f', {args.dtype}'
-    report = Report(title, COLUMNS)
+    report = Report(title, COLUMNS, args, device)
     for number in args.batch:
         labels = torch.arange(number, device=device) % raster.num_classes
         measure(ways_of(models, labels, args), number, speed, args, report)
@@ -384,7 +385,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, _, file in files[1:]:
         if file is None:
             report.note(f'{name}: untrained weights, speed only')
-    report.show(args, device, bandwidth=speed, keep=keep, window=raster.window)
+    report.show(bandwidth=speed, keep=keep, window=raster.window)
     return 0
 
 

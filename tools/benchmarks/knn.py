@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Report, run_main
+from common import run_main
+from reporting import Report
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
 
@@ -125,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f'k-NN, {len(val["label"])} images against {len(train["label"])}, '
         f'temperature {args.temperature}, merging {keep}{given}',
         columns,
+        args,
+        torch.device('cpu'),
     )
     labels, truth = train['label'], val['label']
     for name in args.features:
@@ -135,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             score = linear_probe(train[name], labels, val[name], truth, PENALTIES)
             row['probe'] = 100 * score
         report.add(feature=name, width=train[name].shape[1], **row)
-    report.show(args, torch.device('cpu'))
+    report.show()
     return 0
 
 

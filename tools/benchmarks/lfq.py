@@ -20,7 +20,6 @@ from statistics import median
 import torch
 from common import (
     MIB,
-    Report,
     add_arguments,
     interleaved,
     median_ratio,
@@ -28,6 +27,7 @@ from common import (
     run_main,
     start,
 )
+from reporting import Report
 from torch import Tensor
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
@@ -182,6 +182,8 @@ def agreement(args: argparse.Namespace, device: torch.device) -> tuple[Report, b
             'gradient': 'largest gradient difference|.1e',
             'largest': 'largest gradient|.1e',
         },
+        argparse.Namespace(json=None),  # a part of the other's file
+        device,
     )
     good = True
     exact = dense(AGREE_BITS, args.temperature, device)
@@ -221,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             'faster': 'times faster than dense|.1f',
             'smaller': 'times less memory|.1f',
         },
+        args,
+        device,
     )
     equal, agrees = agreement(args, device)
     if any(row['form'].startswith('vector') for row in equal.rows):
@@ -228,10 +232,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             'vector-quantize-pytorch clamps probabilities at 1e-5 inside the '
             'logarithm: hence its difference, and more of it at 18 bits.'
         )
-    equal.show(argparse.Namespace(json=None), device)
+    equal.show()
     fast = measure(args, device, report)
     verdict = {'agrees': agrees, 'fast_and_small': None if args.no_dense else fast}
-    report.show(args, device, agreement=equal.rows, **verdict)
+    report.show(agreement=equal.rows, **verdict)
     if args.check and not (agrees and fast):
         print(f'missed: agrees={agrees}, fast and small enough={fast}')
         return 1

@@ -18,7 +18,8 @@ from functools import partial
 from statistics import median
 
 import torch
-from common import Report, add_arguments, interleaved, median_ratio, run_main, start
+from common import add_arguments, interleaved, median_ratio, run_main, start
+from reporting import Report
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -91,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             'ratio': 'over none|.2f',
             'operators': 'operators|d',
         },
+        args,
+        device,
     )
     for name in args.shapes:
         length, heads = SHAPES[name]
@@ -113,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 ratio=median_ratio(seconds[way], seconds['none']),
                 operators=operators.total(),
             )
-    report.show(args, device)
+    report.show()
     return 0
 
 

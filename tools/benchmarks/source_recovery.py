@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from common import Report, add_arguments, positive, run_main, start
+from common import add_arguments, positive, run_main, start
 from mmengine.config import DictAction
 from neck_training import READS, Loader, encode, read_parts, train, write
+from reporting import Report
 from torch import Tensor
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
@@ -229,11 +230,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             'psnr': 'PSNR (dB)|.2f',
             'named': 'named rightly (%)|.1f',
         },
+        args,
+        device,
     )
     for keep in keeps:
         for name, values in measure(parts, load, keep, judge).items():
             report.add(map=name, keep=keep, **values)
-    report.show(args, device)
+    report.show()
     return 0
 
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from common import Report, interleaved, run_main
+from common import interleaved, run_main
+from reporting import Report
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
 
@@ -221,6 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             'macs': 'MMAC|.2f',
             'fewer': 'times fewer MAC|.2f',
         },
+        args,
+        torch.device(device),
     )
     most = operations(cfg.model.backbone, size, length)
     for keep in keeps:
@@ -233,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             macs=macs,
             fewer=most / macs,
         )
-    report.show(args, torch.device(device))
+    report.show()
     if args.png is not None:
         draw(report.rows, f'{Path(args.config).stem}, L = {length}', args.png)
         print(f'drawn to {args.png}')

@@ -22,15 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from common import (
-    MIB,
-    Report,
-    add_arguments,
-    interleaved,
-    median_ratio,
-    run_main,
-    start,
-)
+from common import MIB, add_arguments, interleaved, median_ratio, run_main, start
 from mmengine.config import Config, DictAction
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -38,6 +30,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from offline import prepare, view_sizes
 from parts import BACKWARD, FORWARD, UPDATE, PartRecorder, by_part
+from reporting import Report
 from torch import nn
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
@@ -266,34 +259,41 @@ def measure(
     return timed, traced, median_ratio(seconds['recorded'], seconds['bare'])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
-    device = start(args)
-    with tempfile.TemporaryDirectory() as folder:
-        with quiet():
-            cfg = load_config(args.config)
-            merge_options(cfg, args.cfg_options, READS)
-            init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-            sizes = args.view_sizes
-            sizes = view_sizes(cfg, args.img_size) if sizes is None else sizes
-            prepare(cfg, args.img_size, args.keep, args.batch_size, Path(folder))
-            if args.amp:
-                enable_amp(cfg)
-            model = MODELS.build(cfg.model).to(device)
-        return run(model, [model.backbone.img_size[0], *sizes], cfg, args)
+def build(
+    args: argparse.Namespace, folder: str, change: Callable[[Config], None] | None
+) -> tuple[nn.Module, list[int], Config]:
+    """Model, sizes of image and views, and config of ``args.config``.
+
+    Args:
+        args (Namespace): Parsed flags.
+        folder (str): For stand-ins of weights, as long as the model is used.
+        change (Callable, optional): Changes the config before the model is built.
+    """
+    with quiet():
+        cfg = load_config(args.config)
+        merge_options(cfg, args.cfg_options, READS)
+        init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+        sizes = args.view_sizes
+        sizes = view_sizes(cfg, args.img_size) if sizes is None else sizes
+        prepare(cfg, args.img_size, args.keep, args.batch_size, Path(folder))
+        if change is not None:
+            change(cfg)
+        model = MODELS.build(cfg.model).to(args.device).train()
+    return model, [model.backbone.img_size[0], *sizes], cfg
 
 
-def run(
-    model: nn.Module, sizes: Sequence[int], cfg: Config, args: argparse.Namespace
-) -> int:
-    """Measure and report."""
-    model.train()
-    device = next(model.parameters()).device
+def build_step(
+    model: nn.Module,
+    sizes: Sequence[int],
+    cfg: Config,
+    batch_size: int,
+    recorder: PartRecorder,
+) -> tuple[Callable[[], None], OptimWrapperDict | dict[str, OptimWrapper]]:
+    """A training step with averages, and the optimizers in it."""
     with quiet():
         optimizers = build_optimizers(model, cfg)
     averages = build_ema(model, optimizers, cfg)
-    data = make_batch(model, sizes, args.batch_size)
-    recorder = PartRecorder(device)
+    data = make_batch(model, sizes, batch_size)
 
     def step() -> None:
         log = model.train_step(data, optimizers)
@@ -306,6 +306,24 @@ def run(
         for hook, runner in averages:
             hook.after_train_iter(runner, 0)
         recorder.leave()
+
+    return step, optimizers
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    start(args)
+    with tempfile.TemporaryDirectory() as folder:
+        return run(*build(args, folder, enable_amp if args.amp else None), args)
+
+
+def run(
+    model: nn.Module, sizes: Sequence[int], cfg: Config, args: argparse.Namespace
+) -> int:
+    """Measure and report."""
+    device = next(model.parameters()).device
+    recorder = PartRecorder(device)
+    step, optimizers = build_step(model, sizes, cfg, args.batch_size, recorder)
 
     def watch() -> None:
         watch_model(recorder, model)
@@ -327,6 +345,8 @@ def run(
             'held': 'leaves (MiB)|.1f',
             'peak': 'peak (MiB)|.1f',
         },
+        args,
+        device,
     )
     add_rows(report, timed, traced)
     fixed = weights(model, optimizers)
@@ -340,7 +360,7 @@ def run(
     idle = [key for key, called in recorder.reached.items() if not called]
     if idle:
         report.note(f'not called in a step: {", ".join(idle)}.')
-    report.show(args, device, recording_overhead=overhead - 1, idle=idle, **fixed)
+    report.show(recording_overhead=overhead - 1, idle=idle, **fixed)
     return 0
 
 

@@ -64,5 +64,8 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.0),
 )
 default_hooks = dict(checkpoint=dict(type='mergevq_mm.SafeCheckpointHook'))
-custom_hooks = [dict(type='mergevq_mm.RunStateHook')]
+custom_hooks = [
+    dict(type='mergevq_mm.RunStateHook'),
+    dict(type='mergevq_mm.SpeedHook', graph=True),  # on a GPU; the encoder is frozen
+]
 auto_scale_lr = dict(base_batch_size=1024)

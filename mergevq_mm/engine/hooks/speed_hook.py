@@ -1,4 +1,4 @@
-"""Compiled parts and channels-last weights for a training or a test."""
+"""Compiled parts, captured ones and channels-last weights for a training or a test."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from mergevq_mm.models.utils.graphed_methods import use_graphs
+from mergevq_mm.models.utils.norm_silu import fuse_norms
 from mergevq_mm.registry import HOOKS
 from mergevq_mm.utils.compiling import recompile_limit
 from mergevq_mm.utils.distributed import unwrap
@@ -36,9 +38,12 @@ class SpeedHook(Hook):
             passed over. Defaults to encoder, decoder, discriminator and, of a
             generator, transformer.
         channels_last (bool): Whether to keep the weights of convolutions in
-            channels-last order. Several processes have laid out their buckets of
-            gradients by then, and do it anew, in that order, after the first step.
-            Defaults to False.
+            channels-last order; on a GPU, norm and activation are compiled to one. The
+            runner of ``tools/train.py`` does so before several processes lay out their
+            buckets of gradients (see :func:`asks_channels_last`); another one's do it
+            anew, in that order, after the first step. Defaults to False.
+        graph (bool): Whether blocks that do not learn run as CUDA graphs, one for each
+            shape; see :func:`prepare`. Defaults to False.
 
     Raises:
         ValueError: If nothing is asked for; when the run begins, if the model has none
@@ -52,23 +57,25 @@ class SpeedHook(Hook):
         compile: bool | Mapping[str, Any] = False,
         parts: Sequence[str] = ('backbone', 'decoder', 'discriminator', 'transformer'),
         channels_last: bool = False,
+        graph: bool = False,
     ) -> None:
-        if compile is False and not channels_last:
+        if compile is False and not channels_last and not graph:
             raise ValueError(
-                'SpeedHook has compile=False and channels_last=False; switch one on or '
-                'remove the hook.'
+                'SpeedHook has compile=False, channels_last=False and graph=False; '
+                'switch one on or remove the hook.'
             )
         self.compile = {} if compile is True else compile
         self.parts = tuple(parts)
-        self.channels_last = channels_last
+        self.channels_last, self.graph = channels_last, graph
 
     def before_train(self, runner: Runner) -> None:
         """Prepare the model."""
-        prepare(runner.model, self.compile, self.parts, self.channels_last)
+        settings = (self.compile, self.parts, self.channels_last, self.graph)
+        prepare(runner.model, *settings)
 
     def before_test(self, runner: Runner) -> None:
         """Prepare the model."""
-        prepare(runner.model, self.compile, self.parts, self.channels_last)
+        self.before_train(runner)
 
 
 def prepare(
@@ -76,14 +83,19 @@ def prepare(
     compile: bool | Mapping[str, Any] = False,
     parts: Sequence[str] = (),
     channels_last: bool = False,
+    graph: bool = False,
 ) -> nn.Module:
-    """Compile parts of a model in place, and turn its convolutions' weights.
+    """Compile or capture parts of a model in place, and turn its convolutions' weights.
 
     Args:
         model (nn.Module): The model; changed in place.
         compile (bool | Mapping): False, or the arguments of ``torch.compile``.
         parts (Sequence[str]): What to compile. Defaults to ().
-        channels_last (bool): Defaults to False.
+        channels_last (bool): Also compiles norm and activation of convolutions on a
+            GPU, to keep that layout between them. Defaults to False.
+        graph (bool): On a GPU, run an encoder's blocks as CUDA graphs where nothing
+            learns: a shape is captured when it comes for the second time. Results stay
+            the same. Defaults to False.
 
     Returns:
         nn.Module: The same model.
@@ -93,7 +105,10 @@ def prepare(
     """
     model = unwrap(model)
     if channels_last:
-        model.to(memory_format=torch.channels_last)
+        fuse_norms(model.to(memory_format=torch.channels_last))
+        _allow_recompiling()
+    if graph:
+        use_graphs(model)
     if compile is False:
         return model
     found = [getattr(model, name, None) for name in parts]
@@ -108,6 +123,23 @@ def prepare(
     for part in found:
         part.compile(**({} if compile is True else dict(compile)))
     return model
+
+
+def asks_channels_last(cfg: Mapping[str, Any]) -> bool:
+    """Whether a config has a :class:`SpeedHook` that turns convolutions.
+
+    Args:
+        cfg (Mapping): Of a run.
+    """
+    hooks = [
+        *(cfg.get('default_hooks') or {}).values(),
+        *(cfg.get('custom_hooks') or []),
+    ]
+    return any(
+        str(hook.get('type')).endswith('SpeedHook') and hook.get('channels_last')
+        for hook in hooks
+        if isinstance(hook, Mapping)
+    )
 
 
 def _allow_recompiling() -> None:

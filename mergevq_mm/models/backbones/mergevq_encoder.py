@@ -84,6 +84,7 @@ class MergeVQEncoder(BaseBackbone):
 
     arch_zoo = ARCHITECTURES
     OUT_TYPES = ('cls_token', 'featmap', 'avg_featmap', 'raw')
+    GRAPHED = ('encode_embedded', 'block_features')  # see `graphed_methods`
 
     def __init__(
         self,
@@ -238,15 +239,22 @@ class MergeVQEncoder(BaseBackbone):
         one_of('mode', mode, ('features', 'encode'))
         if mode == 'encode':
             return self.encode(x, keep, removed)
-        maps, (x, grid) = self._embed(x)
-        size, matches = None, ()
-        outs = [maps[i] for i in self.out_stages]
-        plan = self.plan(grid, self.keep if keep is None else keep, removed)
+        maps, embedded = self._embed(x)
+        keep = self.keep if keep is None else keep
+        outs = self.block_features(embedded, self.plan(embedded.grid, keep, removed))
+        return (*(maps[i] for i in self.out_stages), *outs)
+
+    def block_features(
+        self, embedded: EmbeddedImage, plan: Sequence[int]
+    ) -> list[Tensor]:
+        """Run the blocks: a tensor for each of ``out_indices``; see :meth:`forward`."""
+        x, grid = embedded
+        size, matches, outs = None, (), []
         for i, (layer, r) in enumerate(zip(self.layers, plan, strict=True)):
             x, size, matches = layer(x, size, matches, r)
             if i in self.out_indices:
                 outs.append(self._format(x, matches, grid))
-        return tuple(outs)
+        return outs
 
     def _embed(self, x: Tensor) -> tuple[list[Tensor], EmbeddedImage]:
         """Image to the maps of the stem's stages and the tokens of the last one."""

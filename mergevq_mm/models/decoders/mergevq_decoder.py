@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mergevq_mm.registry import MODELS
 
@@ -19,6 +18,7 @@ from ..utils.convolution import (
     group_norm,
     run_stage,
 )
+from ..utils.norm_silu import norm_silu
 
 
 @MODELS.register_module()
@@ -46,6 +46,8 @@ class MergeVQDecoder(BaseModule):
             second forward pass of them. Defaults to 0.
         init_cfg (dict, optional): Initialization. Defaults to None.
     """
+
+    fused_norms = False  # see fuse_norms
 
     def __init__(
         self,
@@ -126,4 +128,4 @@ class MergeVQDecoder(BaseModule):
             x = run_stage(stage, x, i >= self.recomputed_from)
             if i < len(self.upsamples):
                 x = self.upsamples[i](x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(norm_silu(self.norm_out, x, self.fused_norms))

@@ -19,62 +19,19 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..utils.cuda_graphs import graphs_of, no_autocast_cache, places_of
 from .raster_decoding import RasterDecoding
 
 SIZES = 4  # parts of a cache that are read
 KINDS = 4  # of batches, for which a network keeps static memory
 
 Step = Callable[[Tensor, Tensor, int], Tensor]
-
-
-class DeviceGraphs:
-    """Captures on one device.
-
-    Args:
-        device (torch.device): CUDA.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.stream = device, torch.cuda.Stream(device)
-        self.alive: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
-        self.pool: Any = None
-
-    def warm_up(self, work: Callable[[], None]) -> None:
-        """Do the work once on the stream on which captures run."""
-        here = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(here)
-        with torch.cuda.stream(self.stream):
-            work()
-        here.wait_stream(self.stream)
-
-    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What does the work again; capturing does nothing of it."""
-        if not self.alive:  # a pool goes with its last graph
-            self.pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        with (
-            torch.cuda.device(self.device),
-            torch.cuda.graph(graph, pool=self.pool, stream=self.stream),
-        ):
-            work()
-        self.alive.add(graph)
-        return graph.replay
-
-    def wait(self) -> None:
-        """Until all that was asked for is done: only then may a graph go."""
-        torch.cuda.synchronize(self.device)
-
-
-@cache
-def graphs_of(device: torch.device) -> DeviceGraphs:
-    """The captures of a device, one a process."""
-    return DeviceGraphs(device)
 
 
 class StaticMemory:
@@ -216,15 +173,15 @@ class CapturedStep:
     def work(self, read: int) -> None:
         """A step in static memory."""
         code, token = self.memory.code, self.memory.token
-        code.copy_(self.run(code, token, read))
+        with no_autocast_cache():
+            code.copy_(self.run(code, token, read))
 
 
 def places_of_weights(decoding: RasterDecoding) -> tuple[int, ...]:
     """Addresses of all weights of a step."""
     network = decoding.network
     parts = (network.embedding, network.transformer, network.head)
-    weights = [p for part in parts for p in (*part.parameters(), *part.buffers())]
-    return tuple(w.data_ptr() for w in (*weights, *(decoding.joined.joined or ())))
+    return places_of(parts, *(decoding.joined.joined or ()))
 
 
 def rounded_read(read: int, slots: int) -> int:

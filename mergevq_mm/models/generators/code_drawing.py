@@ -126,7 +126,8 @@ class CodeDrawing:
         index (Tensor): The codes, B×n int64, filled in.
         beginnings (Beginnings, optional): Where groups may begin, where that is the
             first part of a code. Defaults to None.
-        scale (Tensor): Guidance at each token and part, n×parts.
+        scale (Tensor, optional): Guidance at each token and part, n×parts. Defaults to
+            None, that of the rule.
         joined (JoinedWeights): To be entered while steps run.
     """
 
@@ -135,11 +136,12 @@ class CodeDrawing:
     noise: Tensor
     index: Tensor
     beginnings: Beginnings | None = field(default=None, kw_only=True)
-    scale: Tensor = field(init=False)
+    scale: Tensor | None = field(default=None, kw_only=True)
     joined: JoinedWeights = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scale = self.rule.scales(*self.noise.shape[1:], like=self.noise)
+        if self.scale is None:
+            self.scale = self.rule.scales(*self.noise.shape[1:], like=self.noise)
         network = self.network
         self.joined = JoinedWeights(network.transformer, network.head.transformer)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -62,26 +63,48 @@ class Beginnings:
             Tensor: B×2^p bool. All of them where the group cannot begin anywhere: one
             that is kept in an edit, which nobody draws.
         """
+        room = self.room(begins, rank)
+        return ~room.out(0, room.level + room.between)
+
+    def room(self, begins: Tensor, ranks: Tensor) -> Room:
+        """What bounds the places of n groups that are drawn one after the other.
+
+        Args:
+            begins (Tensor): See :meth:`allowed`, B×K.
+            ranks (Tensor): Of the groups, none of which is there, B×n int64, ascending.
+
+        Returns:
+            Room: For each of them.
+        """
         keep, length = begins.shape[1], self.open.shape[1]
         number = torch.arange(keep, device=begins.device)
         place = torch.arange(length, device=begins.device)
-        there = begins >= 0
-        lower, upper = there & (number < rank), there & (number > rank)
-        below, above = (  # ranks of the next ones that are there
-            torch.where(lower, number, -1).amax(dim=1, keepdim=True),
-            torch.where(upper, number, keep).amin(dim=1, keepdim=True),
+        rank, first = ranks.unsqueeze(-1), begins.unsqueeze(1)
+        lower, upper = (  # B×n×K
+            (first >= 0) & (number < rank),
+            (first >= 0) & (number > rank),
         )
-        start = torch.where(lower, begins, -1).amax(dim=1, keepdim=True)
-        end = torch.where(upper, begins, length).amin(dim=1, keepdim=True)
-        end = end.where(rank > 0, 1)
+        below, above = (  # ranks of the next ones that are there
+            torch.where(lower, number, -1).amax(dim=-1),
+            torch.where(upper, number, keep).amin(dim=-1),
+        )
+        start = torch.where(lower, first, -1).amax(dim=-1)
+        end = torch.where(upper, first, length).amin(dim=-1)
+        end = end.where(ranks > 0, 1)
         before = F.pad(self.open.cumsum(dim=1), (1, 0))  # open ones before a place
-        room_below = before[:, :-1] - before.gather(1, start + 1)
-        room_above = before.gather(1, end) - before[:, 1:]
-        fits = self.open & (place > start) & (place < end)
-        fits &= room_below >= rank - below - 1
-        fits &= (room_above >= above - rank - 1) | (rank == 0)
-        fits = F.pad(fits, (0, 2**self.bits - length))
-        return fits | ~fits.any(dim=1, keepdim=True)
+        above_it = before.gather(1, end).unsqueeze(-1) - before[:, None, 1:]
+        fits = self.open.unsqueeze(1) & (place < end.unsqueeze(-1))
+        fits &= (above_it >= (above - ranks - 1).unsqueeze(-1)) | (rank == 0)
+        # The rank before it has been drawn when a group is.
+        below = below.maximum(F.pad(ranks[:, :-1], (1, 0), value=-1))
+        rest = (0, 2**self.bits - length)
+        return Room(
+            F.pad(fits, rest),
+            F.pad(before[:, :-1], rest),
+            F.pad(before[:, 1:], rest, value=length),
+            before.gather(1, start + 1),
+            ranks - below - 1,
+        )
 
     def choose(
         self,
@@ -95,7 +118,7 @@ class Beginnings:
 
         Args:
             begins (Tensor): See :meth:`allowed`, B×K.
-            ranks (Tensor): Of the groups, B×n int64.
+            ranks (Tensor): Of the groups, none of which is there, B×n int64.
             choose (Callable): From logits B×1×2^p and noise B×1×… to values B×1.
             logits (Tensor): B×n×2^p.
             noise (Tensor): B×n×….
@@ -103,14 +126,53 @@ class Beginnings:
         Returns:
             Tensor: B×n int64.
         """
-        begins, chosen = begins.clone(), torch.empty_like(ranks)
+        ranks, order = ranks.sort(dim=1)
         rows = torch.arange(len(ranks), device=ranks.device).unsqueeze(1)
-        for at in ranks.argsort(dim=1).split(1, dim=1):  # B×1 each
-            rank = ranks.gather(1, at)
-            out = ~self.allowed(begins, rank).unsqueeze(1)
+        logits, noise = logits[rows, order], noise[rows, order]
+        room, drawn = self.room(begins, ranks), []
+        level = room.level[:, :1]
+        for i in range(ranks.shape[1]):
+            if drawn:  # what was drawn before lies below
+                level = level.maximum(room.until.gather(1, drawn[-1]))
+                level = level.maximum(room.level[:, i : i + 1])
+            out = room.out(i, level + room.between[:, i : i + 1]).unsqueeze(1)
             value = choose(
-                logits[rows, at].masked_fill(out, -torch.inf), noise[rows, at]
+                logits[:, i : i + 1].masked_fill(out, -torch.inf), noise[:, i : i + 1]
             )
-            begins.scatter_(1, rank, value)
-            chosen.scatter_(1, at, value)
-        return chosen
+            drawn.append(value)
+        return torch.empty_like(ranks).scatter_(1, order, torch.cat(drawn, dim=1))
+
+
+class Room(NamedTuple):
+    """What bounds the first places of n groups of each image.
+
+    Groups below take places from the left: of open places, a group has at least as many
+    before it as there were up to the last place below that is taken, and one more for
+    each group between. (An open place that has so many before it lies behind that one.)
+
+    Attributes:
+        fits (Tensor): Open places that leave room for the groups above, B×n×2^p bool.
+        before (Tensor): Open places before each place, B×2^p int64.
+        until (Tensor): Open places up to each place, itself counted, B×2^p int64.
+        level (Tensor): Up to the last place below that was taken from the start, B×n.
+        between (Tensor): Groups between a group and the next one below, B×n.
+    """
+
+    fits: Tensor
+    before: Tensor
+    until: Tensor
+    level: Tensor
+    between: Tensor
+
+    def out(self, i: int, least: Tensor) -> Tensor:
+        """Where group i cannot begin, if so many open places are to be before it.
+
+        Args:
+            i (int): Of the n groups.
+            least (Tensor): B×1 int64.
+
+        Returns:
+            Tensor: B×2^p bool; nowhere, if it could not begin anywhere.
+        """
+        fits = self.fits[:, i] & (self.before >= least)
+        return fits.any(dim=1, keepdim=True) & ~fits

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from mergevq_mm.registry import MODELS
 
+from ..utils.graphed_methods import use_graphs
 from ..utils.group_map import first_occurrence
 from .code_drawing import DecodingNetwork, SamplingRule
 from .code_generator import CodeGenerator
+from .decoding_step import check_step
 from .editing import KnownCodes, put_together
+from .first_places import Beginnings
 from .kv_store import KVStore
 from .random_order import (
     ParallelDecoding,
@@ -22,6 +25,7 @@ from .random_order import (
     instruct,
     interleave,
     parallel_schedule,
+    parts_of,
     sampled_positions,
 )
 from .rotary import grid_positions, rank_positions, rotary_factors
@@ -58,6 +62,8 @@ class RandAR(CodeGenerator):
     Raises:
         ValueError: If an argument is not known or does not fit the tokenizer.
     """
+
+    GRAPHED = ('decode_anew',)
 
     def __init__(self, *args: Any, positions: str = 'rank', **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -150,6 +156,7 @@ class RandAR(CodeGenerator):
         num_steps: int = 88,
         step_schedule: str = 'cosine',
         known: KnownCodes | None = None,
+        step: str = 'eager',
         **options: Any,
     ) -> SampledCodes:
         """Draw codes of given classes.
@@ -165,6 +172,9 @@ class RandAR(CodeGenerator):
             known (KnownCodes, optional): Images to keep but for a region: their groups
                 that reach out of it come first in the sequence, and ``num_steps`` draw
                 the others. Slots stand where those of the image do. Defaults to None.
+            step (str): How the passes run: 'eager', or 'graph': all of them as one CUDA
+                graph, which is captured when a kind of batch comes for the second time.
+                Defaults to 'eager'.
             **options: ``temperature``, ``top_k``, ``top_p``, ``guidance`` (one number,
                 or one a part) and ``guidance_schedule``; 'linear' is linear in the
                 share of the codes that are drawn.
@@ -179,6 +189,13 @@ class RandAR(CodeGenerator):
             ValueError: If an option is not known or out of range.
         """
         check_count('num_steps', num_steps, 1, 'K draws the codes one by one')
+        if step not in ('eager', 'graph'):
+            raise ValueError(
+                f"step='{step}' is not for RandAR, whose passes grow; choose one of "
+                'eager, graph.'
+            )
+        check_step(step, labels.device)
+        options['graph'] = step == 'graph'
         if known is None:
             schedule = parallel_schedule(keep, num_steps, step_schedule)
             return self._draw(labels, keep, seeds, schedule, **options)
@@ -199,12 +216,18 @@ class RandAR(CodeGenerator):
         seeds: Sequence[int],
         schedule: list[int],
         known: KnownCodes | None = None,
+        graph: bool = False,
         **options: Any,
     ) -> SampledCodes:
         """Draw by one schedule; see :meth:`sample_codes`."""
         decoding = self.start_decoding(labels, keep, seeds, schedule, known, **options)
         prefix = self.embed_prefix(self.guided_labels(labels, decoding.rule), keep)
-        index, first = self.codes(decode_parallel(decoding, prefix, schedule))
+        if graph:
+            # In other memory than its own, which is not even taken.
+            token = use_graphs(self).decode_anew(*parts_of(decoding), prefix, schedule)
+        else:
+            token = decode_parallel(decoding, prefix, schedule)
+        index, first = self.codes(token)
         store = decoding.store
         stats = {
             'distinct': first_of_its_kind(index).sum(dim=1),
@@ -248,7 +271,26 @@ class RandAR(CodeGenerator):
             places = rank_positions(keep).to(labels.device).expand(batch, -1, -1)
         else:
             places = self._on_the_grid(sampled_positions(noise[:, slots:], keep))
-        inner = self.transformer
+        factors = self.factors(in_order(places, order))
+        return self._decoding(
+            factors,
+            rule,
+            schedule,
+            noise=of_slots[..., 1:],
+            index=index,
+            order=order,
+            beginnings=self.beginnings(batch, known),
+        )
+
+    def _decoding(
+        self,
+        factors: Tensor,
+        rule: SamplingRule,
+        schedule: Sequence[int],
+        **tensors: Any,
+    ) -> ParallelDecoding:
+        """A decoding of so many codes a pass, with memory of its own."""
+        inner, (batch, keep) = self.transformer, tensors['index'].shape
         store = KVStore(
             len(inner.blocks),
             batch * (1 + rule.guided),
@@ -258,22 +300,43 @@ class RandAR(CodeGenerator):
             inner.head_dim,
             like=self.class_embedding.weight,
         )
-        factors = self.factors(in_order(places, order))
         network = DecodingNetwork(self.embedding, inner, self.head, factors)
+        instruction = self.instruction.weight[0]
         return ParallelDecoding(
-            network,
-            rule,
-            of_slots[..., 1:],
-            index,
-            store=store,
-            instruction=self.instruction.weight[0],
-            order=order,
-            beginnings=self.beginnings(batch, known),
+            network, rule, store=store, instruction=instruction, **tensors
         )
+
+    def decode_anew(
+        self,
+        factors: Tensor,
+        rule: dict[str, Any],
+        tensors: dict[str, Tensor],
+        prefix: Tensor,
+        schedule: Sequence[int],
+    ) -> Tensor:
+        """Decode what :func:`parts_of` has told, on the device alone.
+
+        Args:
+            factors (Tensor): Rotary factors.
+            rule (dict): Of :class:`SamplingRule`.
+            tensors (dict): Of :class:`ParallelDecoding`, and ``open``.
+            prefix (Tensor): Embedded prefix.
+            schedule (Sequence[int]): Of :func:`parallel_schedule`.
+
+        Returns:
+            Tensor: B×K int64.
+        """
+        tensors = dict(tensors, index=tensors['index'].clone())
+        opened = tensors.pop('open', None)
+        beginnings = None if opened is None else Beginnings(self.place_bits, opened)
+        decoding = self._decoding(
+            factors, SamplingRule(**rule), schedule, beginnings=beginnings, **tensors
+        )
+        return decode_parallel(decoding, prefix, schedule)
 
     def _rule(self, options: dict[str, Any]) -> SamplingRule:
         """Checked options of sampling."""
-        for name in ('cache', 'restrict', 'speculative', 'step'):
+        for name in ('cache', 'restrict', 'speculative'):
             if name in options:
                 raise ValueError(
                     f'{name}={options[name]} is an option of raster generation; leave '

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -209,6 +210,33 @@ class ParallelDecoding(CodeDrawing):
         code = self.draw_codes(context, noise, scale, begins, slots)
         self.index.scatter_(1, slots, code)
         return code
+
+
+def parts_of(
+    decoding: ParallelDecoding,
+) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
+    """All that makes a decoding, without its network and memory.
+
+    How strong guidance is stands in a tensor, so that batches of any strength are of
+    one kind.
+
+    Args:
+        decoding (ParallelDecoding): The samples.
+
+    Returns:
+        tuple: Rotary factors; the arguments of a :class:`SamplingRule`; tensors by the
+        names of the attributes, and ``open`` of ``beginnings``.
+    """
+    rule = dict(
+        vars(decoding.rule),
+        guidance=1.0 + decoding.rule.guided,
+        guidance_schedule='constant',
+    )
+    names = ('noise', 'index', 'order', 'scale')
+    tensors = {name: getattr(decoding, name) for name in names}
+    if decoding.beginnings is not None:
+        tensors['open'] = decoding.beginnings.open
+    return decoding.network.factors, rule, tensors
 
 
 def decode_parallel(

@@ -7,8 +7,9 @@ import math
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from .norm_silu import norm_silu
 
 
 def group_norm(channels: int, groups: int = 32, affine: bool = True) -> nn.GroupNorm:
@@ -27,6 +28,8 @@ class ResidualBlock(nn.Module):
         norm_groups (int): Groups of the norms. Defaults to 32.
     """
 
+    fused_norms = False  # see fuse_norms
+
     def __init__(
         self, in_channels: int, out_channels: int, norm_groups: int = 32
     ) -> None:
@@ -41,8 +44,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B×C×H×W to B×C'×H×W."""
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        hidden = self.conv1(norm_silu(self.norm1, x, self.fused_norms))
+        hidden = self.conv2(norm_silu(self.norm2, hidden, self.fused_norms))
         return self.shortcut(x) + hidden
 
 

@@ -152,6 +152,17 @@ def test_first_places_are_drawn_in_static_memory(graphs: StandIn) -> None:
     assert graphs.captures <= captured_step.SIZES
 
 
+def test_autocast_leaves_no_copies_that_a_graph_would_read(graphs: StandIn) -> None:
+    """It frees its copies of the weights at the end of each batch."""
+    model = tiny.make(MergeAR)
+    for seeds in (SEEDS, [1, 2, 3, 4]):
+        with torch.autocast('cpu', torch.bfloat16):
+            index, _ = draw(model, LABELS, seeds, cache='full')
+            expected = model.sample_codes(LABELS, 4, seeds, cache='full')
+        assert torch.equal(index, expected.index)
+    assert graphs.captures >= 1
+
+
 def test_a_cache_that_has_grown_stays_so(graphs: StandIn) -> None:
     model = tiny.make(MergeAR, keep=1)
     expected = model.sample_codes(LABELS, 1, SEEDS)

@@ -25,6 +25,7 @@ from mergevq_mm.models.generators.random_order import in_order
 from mergevq_mm.models.quantizers.lfq_functional import split_index
 from mergevq_mm.models.utils.group_map import first_occurrence, raster_order
 from mergevq_mm.models.utils.possible_maps import check_first_places
+from mergevq_mm.utils.operator_count import count_operators
 
 LABELS, SEEDS, KEEP = torch.tensor([1, 4, 9, 0]), [5, 6, 7, 8], 9
 KINDS = {'distinct': (MergeAR, dict(sequence='distinct')), 'random': (RandAR, {})}
@@ -109,6 +110,80 @@ def test_allowed_places_are_those_of_all_possible_ones(
                     assert found == sorted({other[rank] for other in same})
                     seen += 1
     assert seen or not wanted
+
+
+def allowed_by_definition(open_: Tensor, begins: list[int], rank: int) -> list[bool]:
+    """Of one image: the places that leave room for the groups on both sides."""
+    length, keep = len(open_), len(begins)
+    lower = [k for k in range(rank) if begins[k] >= 0]
+    upper = [k for k in range(rank + 1, keep) if begins[k] >= 0]
+    below, above = max(lower, default=-1), min(upper, default=keep)
+    start = max((begins[k] for k in lower), default=-1)
+    end = min((begins[k] for k in upper), default=length) if rank else 1
+    found = [
+        bool(
+            open_[p]
+            and start < p < end
+            and open_[start + 1 : p].sum() >= rank - below - 1
+            and (rank == 0 or open_[p + 1 : end].sum() >= above - rank - 1)
+        )
+        for p in range(length)
+    ]
+    return found if any(found) else [True] * 2 ** place_bits(length)
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_groups_that_are_drawn_at_once_are_drawn_one_by_one(seed: int) -> None:
+    """Also in an edit, where groups are kept at places that are not open."""
+    torch.manual_seed(seed)
+    number, length, groups = 12, 12, 5
+    open_ = torch.rand(number, length) < (0.5 + 0.1 * seed)
+    first = torch.rand(number, length - 1).argsort(dim=1)[:, : groups - 1] + 1
+    first = torch.cat([torch.zeros_like(first[:, :1]), first.sort(dim=1).values], 1)
+    order = torch.rand(number, groups).argsort(dim=1)
+    begins = first.scatter(1, order[:, 2:], -1)  # two are there
+    ranks = order[:, 2:]
+    logits, noise = torch.randn(number, 3, 16), torch.rand(number, 3, 1)
+    seen = []
+
+    def choose(logits: Tensor, noise: Tensor) -> Tensor:
+        seen.append(logits.isfinite()[:, 0])
+        return SamplingRule().choose(0, logits, noise)
+
+    drawn = Beginnings(4, open_).choose(begins, ranks, choose, logits, noise)
+    for row in range(number):
+        now = begins[row].tolist()
+        for turn, at in enumerate(ranks[row].argsort().tolist()):
+            rank = int(ranks[row, at])
+            allowed = torch.zeros(16, dtype=torch.bool)
+            found = torch.tensor(allowed_by_definition(open_[row], now, rank))
+            allowed[: len(found)] = found
+            assert seen[turn][row].equal(allowed), (row, turn)
+            masked = logits[row, at].masked_fill(~allowed, -torch.inf)
+            now[rank] = int(
+                SamplingRule().choose(0, masked[None], noise[row, at, None])
+            )
+            assert drawn[row, at] == now[rank]
+
+
+def test_a_place_more_costs_few_operators() -> None:
+    """Beside those of drawing itself."""
+    begins = torch.full((4, KEEP), -1)
+    beginnings = Beginnings(5, torch.ones(4, LENGTH, dtype=torch.bool))
+    totals = []
+
+    def first_one(logits: Tensor, noise: Tensor) -> Tensor:
+        return noise[..., 0].long()
+
+    for number in (1, 2, 3):
+        logits, noise = torch.randn(4, number, 32), torch.rand(4, number, 1)
+        ranks = torch.rand(4, KEEP).argsort(dim=1)[:, :number]
+        with count_operators() as counts:
+            beginnings.choose(begins, ranks, first_one, logits, noise)
+        totals.append(counts.total())
+    each = totals[2] - totals[1]
+    assert each <= 11, totals  # one of them converts, in place of a draw
+    assert totals[0] <= 59, totals
 
 
 def test_nothing_is_out_for_a_group_that_nobody_draws() -> None:

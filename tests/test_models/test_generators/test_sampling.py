@@ -234,7 +234,11 @@ def test_bad_options(options: dict, message: str) -> None:
         (MergeAR, dict(num_steps=4), 'num_steps=4 is no option of sampling here'),
         (RandAR, dict(num_steps=0), 'num_steps=0 is no whole number of at least 1'),
         (RandAR, dict(num_steps=2.5), 'num_steps=2.5'),
-        (RandAR, dict(step='compile'), 'step=compile is an option of raster generat'),
+        (
+            RandAR,
+            dict(step='compile'),
+            "step='compile' is not for RandAR, whose passes",
+        ),
         (RandAR, dict(restrict=True), 'restrict=True is an option of raster generat'),
     ],
 )

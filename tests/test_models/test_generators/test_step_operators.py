@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from mergevq_mm.models.generators import MergeAR
+from mergevq_mm.models.generators import MergeAR, RandAR
 from mergevq_mm.models.generators.factorized_head import PartMemory
 from mergevq_mm.models.generators.raster_decoding import decode_step
 from mergevq_mm.models.generators.rotary import rotary_factors, rotate, rotate_
@@ -63,6 +63,32 @@ def test_operators_of_a_step(cache: str, options: dict, limit: int) -> None:
     assert counts['rms_norm'] == 2 * (24 + 2 * 2) + 2
     # A layer's keys and values are put by one operator, which compilers do in place.
     assert counts['aten::index_put_'] == 24 and counts['aten::scatter_.src'] <= 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ('guidance', 'first_places', 'limit'),
+    [(1.0, False, 406), (2.0, False, 412), (2.0, True, 550)],
+)
+def test_operators_of_a_pass(guidance: float, first_places: bool, limit: int) -> None:
+    """Three codes in the middle, by the depth of RandAR-L; a place more costs few."""
+    model = tiny.make(
+        RandAR,
+        keep=144,
+        candidates=[144],
+        tokenizer=dict(grid=(16, 16), split=(6, 12)),
+        arch=SIZE_L,
+        first_places=first_places,
+    )
+    decoding = model.start_decoding(LABELS, 144, [5, 6], [3] * 48, guidance=guidance)
+    known = model.embed_prefix(model.guided_labels(LABELS, decoding.rule), 144)
+    with decoding.joined:
+        for first in range(0, 9, 3):
+            last = first + 3
+            with count_operators() as counts:
+                code = decoding.draw(decoding.ask(known, first, last), first, last)
+                known = decoding.pairs(code, first, last)
+    assert limit - 8 <= counts.total() <= limit, counts.most_common()
 
 
 def test_counting() -> None:
