@@ -49,8 +49,8 @@ class WorkDirLockHook(Hook):
         if answer[0] is not None:
             raise WorkDirInUse(answer[0])
 
-    def after_train(self, runner: Runner) -> None:
-        """Give the lock back; a process that ends otherwise does so on its exit.
+    def after_run(self, runner: Runner) -> None:
+        """Give the lock back, all files being written; other ends do so on the exit.
 
         Args:
             runner (Runner): The runner.
