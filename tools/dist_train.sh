@@ -3,7 +3,8 @@
 #   bash tools/dist_train.sh CONFIG PROCESSES [flags of tools/train.py]
 # Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each of them.
 # SIGTERM and Ctrl-C reach the processes, which save a checkpoint; the script then ends
-# with the usual code, 143 or 130. The launcher gives them 30 s.
+# with the usual code, 143 or 130. The launcher gives them 30 s. If a process dies, it
+# ends the others and names that one.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: bash tools/dist_train.sh CONFIG PROCESSES [flags of tools/train.py]" >&2
@@ -20,7 +21,7 @@ stop() {
 }
 trap 'stop 143 TERM' TERM
 trap 'stop 130 INT' INT
-"${PYTHON:-python}" -m torch.distributed.run \
+"${PYTHON:-python}" "$(dirname "$0")/launch.py" \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
