@@ -170,7 +170,9 @@ def test_each_sample_once(tmp_path: Path, worlds: tuple[int, ...]) -> None:
         before = now
     for epoch in range(EPOCHS):
         count = Counter(value for _, e, value in lineage if e == epoch)
-        assert count == Counter(range(SAMPLES)), epoch
+        assert set(count) == set(range(SAMPLES)), epoch
+        # What is left of the epoch need not be a multiple of three.
+        assert count.total() - SAMPLES <= (2 if worlds[1] == 3 else 0), epoch
     log = (folder / 'log.txt').read_text()
     if worlds[1] == 3:
         assert 'An optimizer step takes 6 samples' in log
