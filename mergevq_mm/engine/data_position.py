@@ -177,8 +177,12 @@ def _advance(iterator: Any, skip: int, rest: int) -> bool:
     return False
 
 
-def _sampler_of(loader: Any) -> Any:
-    """The sampler that orders single items, or None."""
+def sampler_of(loader: Any) -> Any:
+    """The sampler that orders single items, or None.
+
+    Args:
+        loader (DataLoader): Any loader.
+    """
     batches = getattr(loader, 'batch_sampler', None)
     return getattr(batches, 'sampler', None) or getattr(loader, 'sampler', None)
 
@@ -219,7 +223,7 @@ def get_data_state(
         sampler, None where it has none; ``piece`` if there is one.
     """
     loader = runner.train_dataloader
-    seed = getattr(_sampler_of(loader), 'seed', None)
+    seed = getattr(sampler_of(loader), 'seed', None)
     try:
         length = len(loader.dataset)
     except TypeError:  # a stream
@@ -245,7 +249,7 @@ def set_sampler_seed(loader: Any, seed: int | None) -> None:
         loader (DataLoader): Of the training.
         seed (int, optional): What :func:`get_data_state` found.
     """
-    sampler = _sampler_of(loader)
+    sampler = sampler_of(loader)
     if seed is not None and isinstance(getattr(sampler, 'seed', None), int):
         sampler.seed = seed
 

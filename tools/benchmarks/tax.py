@@ -17,6 +17,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -322,6 +323,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    # mmengine's schedules do not see the steps of the plain loop.
+    warnings.filterwarnings('ignore', message='Detected call of `scheduler.step')
     peaks = {}
     device = torch.device(args.device)
     for kind in ('runner', 'plain'):  # forked before a GPU is touched

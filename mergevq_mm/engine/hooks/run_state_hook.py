@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -30,9 +31,10 @@ from ..data_position import (
     ResumedLoader,
     batches_done,
     get_data_state,
+    sampler_of,
     set_sampler_seed,
 )
-from ..elastic import PiecewiseStep, keep_step
+from ..elastic import PieceCollate, PiecewiseStep, keep_step
 from ..first_step import check_steps
 from ..plain_types import from_plain, to_plain
 from ..random_state import get_rng_state, set_rng_state
@@ -238,7 +240,7 @@ class RunStateHook(Hook):
         loop = runner.train_loop
         check_steps(loop.dataloader, loop.max_epochs, loop.max_iters)
         seed_loop(loop)
-        if self._piece:
+        if isinstance(getattr(loop.dataloader, 'collate_fn', None), PieceCollate):
             runner.model.train_step = PiecewiseStep(runner.model.train_step)
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
             for name, wrapper in runner.optim_wrapper.items():
@@ -273,6 +275,8 @@ class RunStateHook(Hook):
         if hasattr(loop, 'dataloader_iterator'):
             # This loop takes `iter` batches before it trains.
             done = loop.iter if saved is None else done
+            endless = isinstance(sampler_of(runner.train_dataloader), InfiniteSampler)
+            rest = rest if endless else 0
             loop.dataloader_iterator = ResumedIterator(
                 loop.dataloader_iterator, loop.iter, done, state, rest
             )
