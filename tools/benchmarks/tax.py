@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -49,7 +49,7 @@ def plain_loop(
     model: nn.Module,
     loader: DataLoader,
     optimizers: dict[str, torch.optim.Optimizer],
-    schedules: dict[str, list],
+    schedules: list,
     clip: dict[str, float],
     momentum: float,
 ) -> Iterator[float]:
@@ -85,9 +85,13 @@ def plain_loop(
             torch._foreach_lerp_(
                 average, [p.detach() for p in sides['generator']], momentum
             )
-            for schedule in sum(schedules.values(), []):
-                schedule.step()
+            for schedule in schedules:
+                if not schedule.by_epoch:
+                    schedule.step()
             yield loss.item()
+        for schedule in schedules:
+            if schedule.by_epoch:
+                schedule.step()
         epoch += 1
 
 
@@ -121,7 +125,8 @@ def plain_from(runner: Runner) -> tuple[nn.Module, Iterator[float]]:
     """The plain loop over the parts of a runner that does not train itself."""
     wrappers = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.optim_wrapper = wrappers
-    schedules = runner.build_param_scheduler(runner.param_schedulers)
+    built = runner.build_param_scheduler(runner.param_schedulers)
+    schedules = sum(built.values(), [])
     if any(wrapper._accumulative_counts > 1 for wrapper in wrappers.values()):
         raise ValueError('config: the plain loop knows no accumulative_counts above 1.')
     clip = {
@@ -220,7 +225,7 @@ class Losses(Hook):
         outputs: Any = None,
     ) -> None:
         """Keep one."""
-        self.losses.append(float(outputs['loss']))
+        self.losses.append(outputs['loss'].item())
 
 
 class Saves:
@@ -236,9 +241,9 @@ class Saves:
         self.sizes: list[int] = []
         save = hook._save_checkpoint_with_step
 
-        def timed(*args: Any) -> None:
+        def timed(*args: Any, **kwargs: Any) -> None:
             begin = time.perf_counter()
-            save(*args)
+            save(*args, **kwargs)
             self.stops.append(time.perf_counter() - begin)
             hook.settle()
             self.whole.append(time.perf_counter() - begin)
@@ -309,7 +314,7 @@ def run_alone(args: argparse.Namespace, kind: str) -> None:
                     next(plain)
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('config', help='a config of MergeVQ, such as the quickstart')
     parser.add_argument(
@@ -318,11 +323,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--memory-steps', type=positive, default=5)
     parser.add_argument('--batch-size', type=int, default=0, help='default: of config')
     add_arguments(parser)
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    args = parse_args()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
     # mmengine's schedules do not see the steps of the plain loop.
     warnings.filterwarnings('ignore', message='Detected call of `scheduler.step')
     peaks = {}
@@ -331,7 +336,7 @@ def main() -> int:
         peaks[kind] = peak_of(lambda kind=kind: run_alone(args, kind), device)
     device = start(args)
     times, losses, plain_losses, saves = take_turns(args, device)
-    times = times[3:]  # the first steps make workspaces
+    times = times[min(3, len(times) // 2) :]  # the first steps make workspaces
     report = Report(
         f'Runner and plain loop, {Path(args.config).name}, {len(times)} steps each',
         {
