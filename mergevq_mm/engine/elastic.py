@@ -3,8 +3,9 @@
 A run of four processes that goes on with two keeps its iterations: each process takes
 the samples that two have taken, in pieces of no more than the batch size of the config,
 whose gradients are accumulated. So the order of the data, the length of an epoch, the
-schedules and the effective batch are those of the checkpoint. What looks at a whole batch
-(a batch norm, the entropy of the codes) sees a piece, as wherever gradients accumulate.
+schedules and the effective batch are those of the checkpoint. What looks at a whole
+batch (a batch norm, the entropy of the codes) sees a piece, as wherever gradients
+accumulate.
 """
 
 from __future__ import annotations

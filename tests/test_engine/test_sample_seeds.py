@@ -115,12 +115,16 @@ def test_any_number_of_workers_reads_the_same(tmp_path: Path) -> None:
 def test_iteration_based(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)
     options = dict(by_epoch=False, workers=2, stay=True, **NO_VALIDATION)
-    whole = toy(tmp_path / 'whole', epochs=8, **options)
-    first = toy(tmp_path / 'parts', epochs=6, **options)
-    resumed = toy(tmp_path / 'parts', epochs=8, resume=True, **options)
-    for run in (whole, first, resumed):
-        run.train()
-        release(run)
+    runs = []
+    for folder, steps, resume in (
+        ('whole', 8, False),
+        ('parts', 6, False),
+        ('parts', 8, True),
+    ):
+        runs.append(toy(tmp_path / folder, epochs=steps, resume=resume, **options))
+        runs[-1].train()
+        release(runs[-1])
+    whole, _, resumed = runs
     assert len(resumed.model.seen) == 2
     assert_same_run(whole, resumed)
 
