@@ -7,6 +7,7 @@ and what it said last.
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
@@ -16,6 +17,14 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
 from mergevq_mm.utils.last_line import FOLDER, who_ended
+
+
+def world_of(args: argparse.Namespace) -> int | None:
+    """The number of processes, where the command line says it."""
+    numbers = str(args.nproc_per_node), str(args.nnodes)
+    if all(number.isdigit() for number in numbers):
+        return int(numbers[0]) * int(numbers[1])
+    return None
 
 
 def main() -> None:
@@ -31,8 +40,7 @@ def main() -> None:
             asked = {128 + number for number in (1, 2, 10, 15)} & set(codes.values())
             if asked and asked == set(codes.values()):
                 sys.exit(asked.pop())  # each of them has said so
-            world = int(args.nproc_per_node) * int(args.nnodes.split(':')[0])
-            sys.exit(f'error: {who_ended(folder, codes, world)}')
+            sys.exit(f'error: {who_ended(folder, codes, world_of(args))}')
 
 
 if __name__ == '__main__':

@@ -78,14 +78,14 @@ def _read(folder: str, rank: int, ending: str) -> str:
     return ''
 
 
-def who_ended(folder: str, exit_codes: Mapping[int, int], world: int) -> str:
+def who_ended(folder: str, exit_codes: Mapping[int, int], world: int | None) -> str:
     """Tell which process of a run ended first, and how.
 
     Args:
         folder (str): Where they have left their last lines.
         exit_codes (Mapping[int, int]): Of those that failed by rank; negative ones are
             signals.
-        world (int): Number of processes.
+        world (int, optional): Number of processes, if it is known.
 
     Returns:
         str: A sentence.
@@ -105,4 +105,5 @@ def who_ended(folder: str, exit_codes: Mapping[int, int], world: int) -> str:
         how = f'has ended with exit code {code}'
         line = _read(folder, rank, 'end').partition(' ')[2] or line
     said = f'; its last line: {line}' if line else ''
-    return f'rank {rank} of {world} {how}, and the others were stopped{said}'
+    of = f' of {world}' if world else ''
+    return f'rank {rank}{of} {how}, and the others were stopped{said}'
