@@ -44,8 +44,8 @@ def test_the_earliest_error_is_the_first(
     leave(tmp_path, 2, monkeypatch, 'no images\nmore')
     leave(tmp_path, 0, monkeypatch, 'Connection closed by peer')
     assert who_ended(str(tmp_path), {0: 1, 2: 1}, None) == (
-        'rank 2 has ended with exit code 1, and the others were stopped; its last line: '
-        'RuntimeError: no images'
+        'rank 2 has ended with exit code 1, and the others were stopped; '
+        'its last line: RuntimeError: no images'
     )
 
 
