@@ -21,9 +21,9 @@ from mergevq_mm.utils.last_line import FOLDER, who_ended
 
 def world_of(args: argparse.Namespace) -> int | None:
     """The number of processes, where the command line says it."""
-    numbers = str(args.nproc_per_node), str(args.nnodes)
-    if all(number.isdigit() for number in numbers):
-        return int(numbers[0]) * int(numbers[1])
+    each, (least, _, most) = str(args.nproc_per_node), str(args.nnodes).partition(':')
+    if each.isdigit() and most in ('', least):
+        return int(each) * int(least)
     return None
 
 
