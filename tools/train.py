@@ -18,6 +18,7 @@ from mmengine.config import Config, DictAction
 import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
 from mergevq_mm.utils import config as config_utils
 from mergevq_mm.utils.config_options import merge_options
+from mergevq_mm.utils.last_line import follow, last_words
 from mergevq_mm.utils.schedule_length import schedule_ratio, stretch_start
 
 
@@ -180,6 +181,7 @@ def main() -> None:
 
     custom = 'runner_type' in cfg
     runner = RUNNERS.build(cfg) if custom else QuietRunner.from_cfg(cfg)
+    follow(runner.logger)
     try:
         prepare_training(runner, ratio)
     except (FileNotFoundError, ValueError) as error:
@@ -199,4 +201,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    with last_words():
+        main()

@@ -20,49 +20,18 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .accumulation import each_wrapper
 from .random_state import set_rng_state
+from .skipped_batches import SkippedBatches
 
 
-class SkippedBatches:
-    """A batch sampler whose passes begin later, until ``skip`` is set to 0.
-
-    Args:
-        sampler (Iterable): The batch sampler of a data loader.
-        skip (int): Number of batches that a pass leaves out.
-    """
-
-    def __init__(self, sampler: Any, skip: int) -> None:
-        self.inner = sampler
-        self.skip = skip
-
-    def __iter__(self) -> Iterator[Any]:
-        """Iterate over lists of indices."""
-        single = getattr(self.inner, 'sampler', self.inner)
-        if self.skip and isinstance(single, InfiniteSampler):
-            # Its passes share one endless series, which others have taken from.
-            single.indices = single._indices_of_rank()
-        iterator = iter(self.inner)
-        # At once: mmengine sets the epoch of the sampler anew before the first batch.
-        next(itertools.islice(iterator, self.skip, self.skip), None)
-        return iterator
-
-    def __len__(self) -> int:
-        """Count the batches of a whole pass."""
-        return len(self.inner)
-
-    def __getattr__(self, name: str) -> Any:
-        """Have what the sampler has."""
-        if name == 'inner':  # while it is copied
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-
-def iterate_from(loader: DataLoader, skip: int) -> Iterator[Any]:
+def iterate_from(loader: DataLoader, skip: int, rest: int = 0) -> Iterator[Any]:
     """Start a pass over a data loader after some of its batches.
 
     Args:
         loader (DataLoader): The loader.
         skip (int): Number of batches to leave out. Their files are not read, unless
             the data set can only be read from its start.
+        rest (int): Samples to leave out beyond, see :class:`SkippedBatches`. Defaults
+            to 0.
 
     Returns:
         Iterator: The remaining batches.
@@ -78,11 +47,11 @@ def iterate_from(loader: DataLoader, skip: int) -> Iterator[Any]:
     loader._iterator = None
     # torch lets nobody assign a sampler, as its iterators would not see it; the one
     # that starts here does.
-    late = vars(loader)[name] = SkippedBatches(sampler, skip)
+    late = vars(loader)[name] = SkippedBatches(sampler, skip, rest)
     try:
         return iter(loader)
     finally:
-        late.skip = 0  # workers that stay begin their next pass with it
+        late.skip = late.rest = 0  # workers that stay begin their next pass with it
         vars(loader)[name] = sampler
 
 
@@ -94,18 +63,25 @@ class ResumedLoader:
         skip (int): Number of batches that were used.
         state (Mapping[str, Any], optional): Random states to set once the pass has
             begun, a value of :func:`~.random_state.get_rng_state`.
+        rest (int): Samples that were used beyond, see :class:`SkippedBatches`. Defaults
+            to 0.
     """
 
     def __init__(
-        self, loader: DataLoader, skip: int, state: Mapping[str, Any] | None
+        self,
+        loader: DataLoader,
+        skip: int,
+        state: Mapping[str, Any] | None,
+        rest: int = 0,
     ) -> None:
         self.loader = loader
         self._skip = skip
+        self._rest = rest
         self._state = state
 
     def __iter__(self) -> Iterator[Any]:
         """Iterate over the remaining batches."""
-        iterator = iterate_from(self.loader, self._skip)  # draws a seed for workers
+        iterator = iterate_from(self.loader, self._skip, self._rest)  # draws a seed
         if self._state is not None:
             set_rng_state(self._state)
         yield from iterator
@@ -133,6 +109,7 @@ class ResumedIterator:
         done (int): Number of batches that were used; another one than ``asked`` where
             the batch size has changed.
         state (Mapping[str, Any], optional): Random states to set after them.
+        rest (int): Samples that were used beyond, of an endless sampler. Defaults to 0.
     """
 
     def __init__(
@@ -141,11 +118,12 @@ class ResumedIterator:
         asked: int,
         done: int,
         state: Mapping[str, Any] | None,
+        rest: int = 0,
     ) -> None:
         self._iterator = iterator
         self._left = asked
         self._state = state
-        if not _advance(iterator, done):
+        if not _advance(iterator, done, rest):
             for _ in range(done):
                 next(iterator)
 
@@ -170,12 +148,13 @@ class ResumedIterator:
         return getattr(self._iterator, name)
 
 
-def _advance(iterator: Any, skip: int) -> bool:
+def _advance(iterator: Any, skip: int, rest: int) -> bool:
     """Move mmengine's endless iterator on; whether the order is known so that it can.
 
     Args:
         iterator (_InfiniteDataloaderIterator): Changed in place.
         skip (int): Number of batches.
+        rest (int): Samples beyond them, which an endless sampler leaves out, too.
     """
     loader = getattr(iterator, '_dataloader', None)
     if not isinstance(loader, DataLoader):
@@ -183,22 +162,27 @@ def _advance(iterator: Any, skip: int) -> bool:
     sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     sampler = getattr(sampler, 'sampler', sampler)
     if isinstance(sampler, InfiniteSampler):
-        iterator._iterator = iterate_from(loader, skip)
+        iterator._iterator = iterate_from(loader, skip, rest)
         return True
     if isinstance(sampler, DefaultSampler):
-        passes, rest = divmod(skip, len(loader))
-        if passes and not rest:  # at the end of a pass, the next one not begun
+        passes, within = divmod(skip, len(loader))
+        if passes and not within:  # at the end of a pass, the next one not begun
             iterator._epoch, iterator._iterator = passes - 1, iter(())
+            loader._iterator = None  # its workers may know another batch size
             return True
         iterator._epoch = passes
         sampler.set_epoch(passes)
-        iterator._iterator = iterate_from(loader, rest)
+        iterator._iterator = iterate_from(loader, within)
         return True
     return False
 
 
-def _sampler_of(loader: Any) -> Any:
-    """The sampler that orders single items, or None."""
+def sampler_of(loader: Any) -> Any:
+    """The sampler that orders single items, or None.
+
+    Args:
+        loader (DataLoader): Any loader.
+    """
     batches = getattr(loader, 'batch_sampler', None)
     return getattr(batches, 'sampler', None) or getattr(loader, 'sampler', None)
 
@@ -219,32 +203,42 @@ def _batches_a_step(optim_wrapper: Any) -> int:
     )
 
 
-def get_data_state(runner: Runner, batches: int) -> dict[str, Any]:
+def get_data_state(
+    runner: Runner, batches: int, offset: int = 0, piece: int = 0
+) -> dict[str, Any]:
     """Describe where a run stands in its data.
 
     Args:
         runner (Runner): Of a training.
         batches (int): Batches of the current epoch that each process has used.
+        offset (int): Samples that all processes together have used beyond these.
+            Defaults to 0.
+        piece (int): The batch size of the config, where another one keeps the step of a
+            checkpoint. Defaults to 0.
 
     Returns:
-        dict[str, Any]: ``batches``, ``batch_size`` and ``world_size``; ``accumulate``,
+        dict[str, Any]: ``batches``, ``batch_size`` and ``world_size``; ``samples`` of
+        the current epoch that all processes together have used; ``accumulate``,
         batches a step; ``by_epoch``; ``length``, number of samples; ``seed`` of the
-        sampler, None where it has none.
+        sampler, None where it has none; ``piece`` if there is one.
     """
     loader = runner.train_dataloader
-    seed = getattr(_sampler_of(loader), 'seed', None)
+    seed = getattr(sampler_of(loader), 'seed', None)
     try:
         length = len(loader.dataset)
     except TypeError:  # a stream
         length = None
+    size, world = _batch_size_of(loader), get_world_size()
     return dict(
         batches=int(batches),
-        batch_size=_batch_size_of(loader),
-        world_size=get_world_size(),
+        batch_size=size,
+        world_size=world,
+        samples=int(batches) * size * world + offset,
         accumulate=_batches_a_step(runner.optim_wrapper),
         by_epoch=isinstance(runner.train_loop, EpochBasedTrainLoop),
         length=length,
         seed=seed if isinstance(seed, int) else None,
+        **(dict(piece=piece) if piece else {}),
     )
 
 
@@ -255,26 +249,27 @@ def set_sampler_seed(loader: Any, seed: int | None) -> None:
         loader (DataLoader): Of the training.
         seed (int, optional): What :func:`get_data_state` found.
     """
-    sampler = _sampler_of(loader)
+    sampler = sampler_of(loader)
     if seed is not None and isinstance(getattr(sampler, 'seed', None), int):
         sampler.seed = seed
 
 
-def batches_done(saved: Mapping[str, Any], now: Mapping[str, Any]) -> int:
+def batches_done(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[int, int]:
     """Count the batches of the present size that the stopped epoch has used.
 
     Says so where batch size, number of processes or data set have changed.
 
     Args:
         saved (Mapping): :func:`get_data_state` of the stopped run.
-        now (Mapping): Of this one.
+        now (Mapping): Of this one, after :func:`~.elastic.keep_step`.
 
     Returns:
-        int: Batches that each process passes over, rounded down.
+        tuple[int, int]: Batches that each process passes over, and the samples that all
+        processes together have used beyond them.
     """
     names = ('batch_size', 'world_size', 'accumulate')
     step, other = ([state[name] for name in names] for state in (now, saved))
-    if step != other:
+    if step != other and 'piece' not in now:
         (a, b, c), (x, y, z) = step, other
         print_log(
             f'An optimizer step takes {a * b * c} samples ({a} a process, {b} '
@@ -291,5 +286,5 @@ def batches_done(saved: Mapping[str, Any], now: Mapping[str, Any]) -> int:
             logger='current',
             level=logging.WARNING,
         )
-    samples = saved['batches'] * saved['batch_size'] * saved['world_size']
-    return samples // (now['batch_size'] * now['world_size'])
+    used = saved['batches'] * saved['batch_size'] * saved['world_size']
+    return divmod(saved.get('samples', used), now['batch_size'] * now['world_size'])

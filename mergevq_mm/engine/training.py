@@ -10,7 +10,9 @@ from mmengine.runner import Runner
 
 from .first_step import check_steps
 from .hooks.preemption_hook import PreemptionHook, protect_workers
+from .hooks.run_state_hook import RunStateHook
 from .quiet_runner import opening_words
+from .sample_seeds import seed_samples
 from .schedules import Length, fit_schedules
 
 
@@ -38,6 +40,8 @@ def prepare_training(runner: Any, ratio: float = 1.0) -> None:
             runner._train_dataloader, seed=runner.seed, diff_rank_seed=diff
         )
         protect_workers(runner._train_dataloader)
+        if any(isinstance(hook, RunStateHook) for hook in runner.hooks):
+            seed_samples(runner._train_dataloader)
     loop = runner.train_loop
     check_steps(loop.dataloader, loop.max_epochs, loop.max_iters)
     _ = runner.val_loop  # built now, so that its data are looked at as well

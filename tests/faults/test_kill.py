@@ -98,7 +98,7 @@ def test_killed_within_a_save(whole: Path, tmp_path: Path, point: int) -> None:
     done = steps(tmp_path)
     latest = find_latest_checkpoint(tmp_path)
     saved = torch.load(latest, weights_only=True)['meta']['iter'] if latest else 0
-    assert done[-1] - saved <= EPOCH
+    assert done[-1] - saved <= 2 * EPOCH  # a file is written while the next is trained
     resume = fork(lambda: toy(tmp_path, SAVES, resume=True), log)
     assert wait(resume) == 0, log.read_text()
     assert steps(tmp_path)[len(done) :] == list(range(saved + 1, SAVES * EPOCH + 1))
@@ -125,8 +125,9 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
             saved = (
                 torch.load(latest, weights_only=True)['meta']['iter'] if latest else 0
             )
-            # Lost are at most the steps since the last checkpoint, one an epoch.
-            assert max(done, default=0) - saved <= EPOCH
+            # Lost are at most the steps since the last checkpoint, one an epoch, and
+            # those of the epoch before, if its file was being written.
+            assert max(done, default=0) - saved <= 2 * EPOCH
             pid = fork(partial(toy, folder, epochs, True), folder / 'log.txt')
             time.sleep(rng.uniform(0.0, 1.0))
             os.kill(pid, signal.SIGKILL)

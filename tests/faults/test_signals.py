@@ -81,8 +81,8 @@ def test_two_processes_are_stopped_and_go_on_as_one(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     assert len(content['rng_states']) == content['data_state']['world_size'] == 2
     out, epochs = tool.finish()  # one process
-    assert 'takes 2 samples (2 a process, 1 processes, 1 batches)' in out
-    assert 'in the checkpoint it took 4 (2, 2, 1)' in out
+    assert 'with 1 in the place of 2 processes: an iteration keeps its 4 samples' in out
+    assert '4 a process, 2 pieces whose gradients add up' in out
     whole_epochs(tool.samples(0) + second, epochs)
 
 

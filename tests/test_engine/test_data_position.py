@@ -137,13 +137,17 @@ def test_another_number_of_processes_is_said(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         data_position, 'print_log', lambda text, **kwargs: logged.append(text)
     )
-    assert batches_done(state(), state(batches=0)) == 6 and not logged
+    assert batches_done(state(), state(batches=0)) == (6, 0) and not logged
     # 6 batches x 4 samples x 2 processes are 12 batches x 4 samples of one.
-    assert batches_done(state(), state(world_size=1)) == 12
+    assert batches_done(state(), state(world_size=1)) == (12, 0)
     assert 'takes 4 samples (4 a process, 1 processes, 1 batches)' in logged[-1]
     assert 'in the checkpoint it took 8 (4, 2, 1)' in logged[-1]
     assert '--auto-scale-lr' in logged[-1]
-    assert batches_done(state(), state(batch_size=5)) == 4  # of 48 samples 40
-    assert batches_done(state(), state(accumulate=2)) == 6 and len(logged) == 3
+    assert batches_done(state(), state(batch_size=5)) == (4, 8)  # of 48 samples
+    assert batches_done(state(), state(accumulate=2)) == (6, 0) and len(logged) == 3
+    # What an earlier change has left counts, too; the kept step is no change.
+    assert batches_done(state(samples=50), state()) == (6, 2)
+    kept = state(batch_size=8, world_size=1, piece=4)
+    assert batches_done(state(), kept) == (6, 0) and len(logged) == 3
     batches_done(state(), state(length=99))
     assert 'holds 99 samples, in the checkpoint it held 100' in logged[-1]

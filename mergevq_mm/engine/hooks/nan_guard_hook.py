@@ -17,6 +17,7 @@ from torch import Tensor
 from mergevq_mm.registry import HOOKS
 
 from ..accumulation import each_wrapper
+from ..elastic import Pieces
 
 
 @HOOKS.register_module()
@@ -217,7 +218,8 @@ class NaNGuardHook(Hook):
 
     def _name_files(self, data_batch: Any) -> str:
         """List the files of a batch, one a line."""
-        samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else []
+        named = isinstance(data_batch, (dict, Pieces))
+        samples = data_batch.get('data_samples') if named else []
         paths = [str(getattr(sample, 'img_path', None)) for sample in samples or []]
         paths = [path for path in paths if path != 'None']
         if not paths:

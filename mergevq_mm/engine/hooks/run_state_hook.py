@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -31,12 +32,15 @@ from ..data_position import (
     ResumedLoader,
     batches_done,
     get_data_state,
+    sampler_of,
     set_sampler_seed,
 )
+from ..elastic import PieceCollate, PiecewiseStep, keep_step
 from ..first_step import check_steps, refusing
 from ..plain_types import from_plain, to_plain
 from ..random_state import get_rng_state, set_rng_state
 from ..resume_state import check_resumable
+from ..sample_seeds import seed_loop
 
 # What this hook adds; it is plain already.
 _OWN = {'state_dict', 'rng_states', 'accumulation', 'data_state', 'run_config', MARK}
@@ -61,8 +65,9 @@ class RunStateHook(Hook):
     run does not repeat the validation after the checkpoint; so it gets its own
     stream here: states are kept before it and put back after it.
 
-    On a CPU with ``num_workers=0`` the equality is exact, bit for bit, for epoch-based
-    and iteration-based loops; workers' streams cannot be saved.
+    On a CPU the equality is exact, bit for bit, for epoch-based and iteration-based
+    loops, with any number of data workers: these draw by sample
+    (:mod:`~mergevq_mm.engine.sample_seeds`), as their streams cannot be saved.
 
     The priority is VERY_HIGH: loaded content is decoded before other hooks look at
     it, and the states are put back before anything in the first epoch draws.
@@ -79,6 +84,8 @@ class RunStateHook(Hook):
         self._accumulation: dict[str, dict[str, Any]] | None = None
         self._data_state: dict[str, Any] | None = None
         self._batches = 0  # of the current epoch, used by now
+        self._offset = 0  # samples used beyond these, see get_data_state
+        self._piece = 0  # samples of a piece, where batches are cut up
 
     # ---- saving -------------------------------------------------------------
 
@@ -111,7 +118,7 @@ class RunStateHook(Hook):
             self._accumulation = get_accumulation(runner.optim_wrapper)
         checkpoint['accumulation'] = self._accumulation or {}
         self._accumulation = None
-        checkpoint['data_state'] = get_data_state(runner, self._batches)
+        checkpoint['data_state'] = self._position(runner, self._batches)
         checkpoint[MARK] = format_mark()
         checkpoint['run_config'] = plain_config(runner.cfg.to_dict())
 
@@ -138,11 +145,15 @@ class RunStateHook(Hook):
         Args:
             runner (Runner): The runner of the training process.
         """
-        self._batches = 0
+        self._batches = self._offset = 0
         loop = runner.train_loop
         if isinstance(getattr(loop, 'dataloader', None), ResumedLoader):
             loop.dataloader = loop.dataloader.loader
             del loop.run_iter  # the class's own again
+
+    def _position(self, runner: Runner, batches: int) -> dict[str, Any]:
+        """Where the run stands in its data after some batches of the epoch."""
+        return get_data_state(runner, batches, self._offset, self._piece)
 
     # ---- loading ------------------------------------------------------------
 
@@ -171,10 +182,12 @@ class RunStateHook(Hook):
         if not runner._resume:
             return
         self._accumulation = checkpoint.get('accumulation')
-        self._data_state = checkpoint.get('data_state')
+        saved = self._data_state = checkpoint.get('data_state')
+        if saved is not None:
+            self._piece = keep_step(runner, saved, get_data_state(runner, 0))
         states = checkpoint.get('rng_states')
-        if states is None or len(states) != get_world_size():
-            count = 0 if states is None else len(states)
+        count = len(states or ())
+        if count != get_world_size():
             print_log(
                 f'The checkpoint holds the random states of {count} processes and this '
                 f'run has {get_world_size()}: its random numbers will differ from '
@@ -182,8 +195,7 @@ class RunStateHook(Hook):
                 logger='current',
                 level=logging.WARNING,
             )
-            return
-        self._loaded = states
+        self._loaded = states or None
 
     def _check_resumed(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         """Print what the config has changed; refuse what cannot be resumed."""
@@ -234,6 +246,9 @@ class RunStateHook(Hook):
         """
         loop = runner.train_loop
         check_steps(loop.dataloader, loop.max_epochs, loop.max_iters)
+        seed_loop(loop)
+        if isinstance(getattr(loop.dataloader, 'collate_fn', None), PieceCollate):
+            runner.model.train_step = PiecewiseStep(runner.model.train_step)
         if isinstance(runner.optim_wrapper, OptimWrapperDict):
             for name, wrapper in runner.optim_wrapper.items():
                 wrapper.initialize_count_status(
@@ -255,36 +270,47 @@ class RunStateHook(Hook):
         saved, self._data_state = self._data_state, None
         state = None
         if self._loaded is not None:
-            state, self._loaded = self._loaded[get_rank()], None
+            states, self._loaded = self._loaded, None
+            state = states[get_rank() % len(states)]
         if saved is None and state is None:
             return
-        loop, done = runner.train_loop, 0
+        loop, done, rest = runner.train_loop, 0, 0
         if saved is not None:
             set_sampler_seed(runner.train_dataloader, saved['seed'])
-            done = batches_done(saved, get_data_state(runner, 0))
+            now = self._position(runner, 0)
+            done, rest = batches_done(saved, now)
         if hasattr(loop, 'dataloader_iterator'):
             # This loop takes `iter` batches before it trains.
             done = loop.iter if saved is None else done
+            endless = isinstance(sampler_of(runner.train_dataloader), InfiniteSampler)
+            rest = rest if endless else 0
             loop.dataloader_iterator = ResumedIterator(
-                loop.dataloader_iterator, loop.iter, done, state
+                loop.dataloader_iterator, loop.iter, done, state, rest
             )
-        elif done and isinstance(loop, EpochBasedTrainLoop):
-            self._begin_within(runner, done, state)
+            if saved is not None:  # it counts its batches from `iter` on
+                size = now['batch_size'] * now['world_size']
+                self._offset = (done - loop.iter) * size + rest
+        elif isinstance(loop, EpochBasedTrainLoop) and (
+            done or rest or _stay(loop.dataloader)
+        ):
+            self._offset = rest
+            self._begin_within(runner, done, state, rest)
         elif state is not None:
             set_rng_state(state)
 
     def _begin_within(
-        self, runner: Runner, done: int, state: Mapping[str, Any] | None
+        self, runner: Runner, done: int, state: Mapping[str, Any] | None, rest: int
     ) -> None:
-        """Let the epoch begin after some batches, and count on from there."""
+        """Let the epoch begin after some batches and samples, and count on."""
         loop = runner.train_loop
         self._batches = done
-        print_log(
-            f'Epoch {runner.epoch + 1} goes on after {done} of its '
-            f'{len(loop.dataloader)} batches; they are not read again.',
-            logger='current',
-        )
-        loop.dataloader = ResumedLoader(loop.dataloader, done, state)
+        if done:
+            print_log(
+                f'Epoch {runner.epoch + 1} goes on after {done} of its '
+                f'{len(loop.dataloader)} batches; they are not read again.',
+                logger='current',
+            )
+        loop.dataloader = ResumedLoader(loop.dataloader, done, state, rest)
         run_iter = loop.run_iter
         loop.run_iter = lambda idx, batch: run_iter(idx + done, batch)
 
@@ -298,6 +324,20 @@ class RunStateHook(Hook):
         """
         self._before_val = get_rng_state()
 
+    def before_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Undo the draw of workers that stay, which are started in one validation.
+
+        Args:
+            runner (Runner): The runner of the validation process.
+            batch_idx (int): The batch's index in the epoch.
+            data_batch (Any): Unused. Defaults to None.
+        """
+        loader = getattr(runner.val_loop, 'dataloader', None)
+        if batch_idx == 0 and self._before_val is not None and _stay(loader):
+            set_rng_state(self._before_val)
+
     def after_val(self, runner: Runner) -> None:
         """Put the random states of the training back.
 
@@ -307,6 +347,11 @@ class RunStateHook(Hook):
         if self._before_val is not None:
             set_rng_state(self._before_val)
         self._before_val = None
+
+
+def _stay(loader: Any) -> bool:
+    """Whether workers live on from pass to pass: the first one draws their seed."""
+    return getattr(loader, 'persistent_workers', False)
 
 
 def unwrap_names(runner: Runner, state_dict: dict[str, Any]) -> dict[str, Any]:

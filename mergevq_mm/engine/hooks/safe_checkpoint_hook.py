@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -12,6 +13,7 @@ from mmengine.runner import Runner
 
 from mergevq_mm.evaluation.better import better_rule
 from mergevq_mm.registry import HOOKS
+from mergevq_mm.utils.background import BackgroundJob, Snapshots
 from mergevq_mm.utils.fileio import (
     AtomicLocalBackend,
     clear_temporary,
@@ -21,6 +23,7 @@ from mergevq_mm.utils.fileio import (
 from .run_state_hook import RunStateHook
 
 _BACKEND = 'mergevq_atomic'
+_LATER = 'mergevq_snapshot'
 # Where the message hub keeps the path of a checkpoint between two regular ones.
 _BETWEEN = 'between_ckpt'
 # And the names of those that the file which holds the list replaces.
@@ -31,11 +34,19 @@ _OUTDATED = 'outdated_ckpts'
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` with an order of steps that survives a kill.
 
+    Training waits while the content of the file is put together in memory; a thread
+    does the rest:
+
     1. The new checkpoint is written under a temporary name, synced and renamed.
     2. ``last_checkpoint`` is replaced, atomically too.
     3. Only then are outdated checkpoints (``max_keep_ckpts``, the previous best)
        deleted. The new file has a list of them: what a kill leaves, or what cannot be
        deleted, goes when the run is resumed.
+
+    One save at a time is under way: the next one, the end of the training, a test and
+    :func:`save_now` wait for it. A write that fails is told at once and ends the run
+    after its next step, as it would end without the thread. Until a file is written it
+    takes its size in memory, and twice that while it is put together.
 
     All arguments are mmengine's. Folders that are not on a local disk, and runs with
     ``backend_args`` or ``file_client_args`` of their own, keep mmengine's behaviour.
@@ -47,6 +58,11 @@ class SafeCheckpointHook(CheckpointHook):
         **kwargs: As for ``CheckpointHook``.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._snapshots = Snapshots()
+        self._writing = BackgroundJob()
+
     def before_train(self, runner: Runner) -> None:
         """Choose the backend of the files, and clear what a kill has left half written.
 
@@ -56,7 +72,7 @@ class SafeCheckpointHook(CheckpointHook):
         folder = str(self.out_dir or runner.work_dir)
         custom = self.backend_args is not None or self.file_client_args is not None
         if not custom and '://' not in folder:
-            self.backend_args = dict(backend=_BACKEND)
+            self.backend_args = dict(backend=_LATER, number=self._snapshots.number)
         super().before_train(runner)
         if self._is_atomic:
             self._take_over(runner)
@@ -117,6 +133,7 @@ class SafeCheckpointHook(CheckpointHook):
             super()._save_checkpoint_with_step(runner, step, meta)
             return
 
+        self._writing.wait()
         outdated = self._rotate(runner, step) if self.max_keep_ckpts > 0 else None
         between = runner.message_hub.runtime_info.pop(_BETWEEN, None)
         name = self.filename_tmpl.format(step)
@@ -135,14 +152,79 @@ class SafeCheckpointHook(CheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
-        if not is_main_process():
-            return
-        record = os.path.join(runner.work_dir, 'last_checkpoint')
-        write_atomically(self.last_ckpt.encode(), record)
-        for path in (outdated, between):
+        if is_main_process():
+            self._write((outdated, between), runner.work_dir)
+
+    def _write(self, outdated: Sequence[str | None] = (), record: str = '') -> None:
+        """Let the thread write what was put together and delete what it replaces.
+
+        Args:
+            outdated (Sequence[str | None]): Files to delete. Defaults to ().
+            record (str): The folder of ``last_checkpoint``, which moves to the newest
+                file; '' leaves it. Defaults to ''.
+        """
+        snapshots = list(self._snapshots)
+        self._snapshots.clear()
+        self._writing.start(partial(self._finish, snapshots, outdated, record))
+
+    def _finish(
+        self,
+        snapshots: list[tuple[bytes, str]],
+        outdated: Sequence[str | None],
+        record: str,
+    ) -> None:
+        """Write, move ``last_checkpoint``, delete."""
+        while snapshots:
+            write_atomically(*snapshots.pop(0))
+        if record:
+            path = os.path.join(record, 'last_checkpoint')
+            write_atomically(self.last_ckpt.encode(), path)
+        for path in outdated:
             if path is not None and self.file_backend.isfile(path):
                 self.file_backend.remove(path)
         self._remove_outdated()
+
+    def settle(self) -> None:
+        """Wait until all files are written.
+
+        Raises:
+            OSError: If one could not be, for example on a full disk.
+        """
+        if self._snapshots:
+            self._write()
+        self._writing.wait()
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """End a run whose files cannot be written; save, where steps are counted.
+
+        Args:
+            runner (Runner): The runner.
+            *args (Any): As for mmengine's.
+            **kwargs (Any): As for mmengine's.
+
+        Raises:
+            OSError: If the last file could not be written.
+        """
+        if self._writing.failed:
+            self._writing.wait()
+        super().after_train_iter(runner, *args, **kwargs)
+
+    def after_train(self, runner: Runner) -> None:
+        """Wait for the last files, then publish what is asked for.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self.settle()
+        super().after_train(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """Wait for the last files.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self.settle()
 
     def _rotate(self, runner: Runner, step: int) -> str | None:
         """Note a step as kept, and name the file that has to go for it."""
@@ -166,8 +248,11 @@ class SafeCheckpointHook(CheckpointHook):
         if self.save_best and 'auto' in self.key_indicators:
             known = {key: v for key, v in metrics.items() if self._has_rule(key)}
             metrics = {**known, **metrics}
+        if self.save_best:
+            self._writing.wait()  # only a file that is there is replaced
         super()._save_best_checkpoint(runner, metrics)
-        self._remove_outdated()
+        if self._snapshots:  # not written with a regular one
+            self._write()
 
     def _has_rule(self, key: str) -> bool:
         """Whether a rule is given, mmengine's or the metric's own."""
@@ -205,6 +290,8 @@ def save_now(runner: Runner, epoch: int, iteration: int) -> str:
     """
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     hook = hooks[0] if hooks else None
+    settle = getattr(hook, 'settle', lambda: None)
+    settle()
     meta = dict(epoch=epoch, iter=iteration)
     if hook is not None:
         regular = hook.filename_tmpl.format(epoch if hook.by_epoch else iteration)
@@ -214,6 +301,7 @@ def save_now(runner: Runner, epoch: int, iteration: int) -> str:
             return last
         if not hook.by_epoch:
             hook._save_checkpoint_with_step(runner, iteration, meta)
+            settle()
             return hook.last_ckpt
     for state in runner.hooks:
         if isinstance(state, RunStateHook):
@@ -228,6 +316,7 @@ def save_now(runner: Runner, epoch: int, iteration: int) -> str:
     runner.save_checkpoint(
         folder, name, meta=meta, by_epoch=False, backend_args=backend
     )
+    settle()
     if is_main_process():
         record = os.path.join(runner.work_dir, 'last_checkpoint')
         write_atomically(path.encode(), record)

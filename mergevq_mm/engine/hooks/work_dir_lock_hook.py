@@ -81,8 +81,8 @@ class WorkDirLockHook(Hook):
         if self._lock is not None and not self._lock.owned():
             raise WorkDirInUse(self._lock.problem)
 
-    def after_train(self, runner: Runner) -> None:
-        """Give the lock back; a process that ends otherwise does so on its exit.
+    def after_run(self, runner: Runner) -> None:
+        """Give the lock back, all files being written; other ends do so on the exit.
 
         Args:
             runner (Runner): The runner.
