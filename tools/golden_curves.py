@@ -26,7 +26,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -43,7 +43,7 @@ import mergevq_mm  # noqa: F401  (before torchvision and mmagic)
 from mergevq_mm.models.utils.frozen import FrozenModel
 from mergevq_mm.registry import MODELS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / 'tests' / 'golden' / 'curves.json'
 CURVES = {
     'G': 'mergevq_g.py',
@@ -337,10 +337,14 @@ def read() -> dict:
     return json.loads(FILE.read_text(encoding='utf-8'))
 
 
-def main() -> None:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Losses of fifty steps of each model')
     parser.add_argument('--update', action='store_true', help='write the file anew')
-    args = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     MMLogger.get_instance('mmengine', log_level='WARNING')  # not of each weight
     torch.set_num_threads(1)
     if args.update:

@@ -262,10 +262,14 @@ def difference(expected: str, found: str) -> str:
     return '\n'.join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='List what users rely on')
     parser.add_argument('--update', action='store_true', help='write the file anew')
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     if args.update:
         FILE.write_text(interface(), encoding='utf-8')
         print(f'{FILE} is written; say in the commit what changes for a user.')

@@ -215,6 +215,28 @@ def test_no_more_than_the_limit(
     assert not list(tmp_path.iterdir())
 
 
+def test_of_several_processes_those_write_whose_loss_is_not_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = generator_run(tmp_path)
+    recorder = bad_step.StepRecorder()
+    recorder.begin(run, codes())
+    monkeypatch.setattr(bad_step, 'get_world_size', lambda: 3)
+    for told, writers in (
+        ([(False, False), (True, False), (False, False)], [1]),
+        ([(False, False)] * 3, [0, 1, 2]),  # a gradient: of all of them
+        ([(False, True), (True, False), (False, False)], []),
+    ):
+        monkeypatch.setattr(bad_step, 'all_gather_object', lambda own, told=told: told)
+        for rank in range(3):
+            monkeypatch.setattr(bad_step, 'get_rank', lambda rank=rank: rank)
+            recorder.write(run, {}, {})
+        found = {path.name for path in tmp_path.iterdir()}
+        assert found == {f'bad_step_8_rank{rank}.pt' for rank in writers}
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
 def test_foreign_and_later_files(tmp_path: Path) -> None:
     path = tmp_path / 'bad_step_1.pt'
     torch.save({'weights': {}}, path)
