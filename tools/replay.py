@@ -84,9 +84,24 @@ def complete_weights(record: dict[str, Any], given: str | None) -> str | None:
             'the file has no weights, for they are larger than it may be, and there '
             'was no checkpoint yet; give --weights.'
         )
-    content = load_checkpoint_file(path)
-    record['weights'] = content.get('state_dict', content)
+    record['weights'] = trained_weights(load_checkpoint_file(path))
     return path
+
+
+def trained_weights(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights that a training goes on with, not their moving average.
+
+    Args:
+        checkpoint (Mapping[str, Any]): Of a run, or weights alone.
+
+    Returns:
+        dict[str, Any]: By name.
+    """
+    weights = dict(checkpoint.get('state_dict', checkpoint))
+    for name, value in checkpoint.get('ema_state_dict', {}).items():
+        if name.startswith('module.'):
+            weights[name.removeprefix('module.')] = value
+    return weights
 
 
 def report(record: Mapping[str, Any], replayed: Any, source: str | None) -> str:

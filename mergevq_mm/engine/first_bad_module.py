@@ -32,6 +32,7 @@ class Watch:
     gradient: str | None = None
     _running: list[nn.Module] = field(default_factory=list)
     _finite: str = 'the loss'
+    _names: dict[int, str] = field(default_factory=dict)
 
     def enter(self, module: nn.Module, args: tuple) -> None:
         """A module begins."""
@@ -78,20 +79,28 @@ class Watch:
         )
 
     def name(self, module: nn.Module) -> str:
-        """Path and type of a module, those of frozen helpers in lists too."""
-        kind = type(module).__name__
-        for name, part in self.model.named_modules():
-            if part is module:
-                return f'{name} ({kind})' if name else f'the model ({kind})'
-        for name, part in self.model.named_modules():
-            for attribute, value in vars(part).items():
-                for hidden in value if isinstance(value, (list, tuple)) else ():
-                    if isinstance(hidden, nn.Module):
-                        for inner, one in hidden.named_modules():
-                            if one is module:
-                                path = [name, attribute.strip('_'), inner]
-                                return f'{".".join(filter(None, path))} ({kind})'
-        return kind
+        """Path and type of a module."""
+        if (
+            id(module) not in self._names
+        ):  # frozen networks are built at their first use
+            self._names = {id(module): '', **names_of(self.model)}
+        name, kind = self._names[id(module)], type(module).__name__
+        if module is self.model:
+            name = 'the model'
+        return f'{name} ({kind})' if name else kind
+
+
+def names_of(model: nn.Module) -> dict[int, str]:
+    """Paths of all modules by their ``id``, of frozen ones that stand in lists too."""
+    names = {id(part): name for name, part in model.named_modules()}
+    for name, part in model.named_modules():
+        for attribute, value in vars(part).items():
+            for hidden in value if isinstance(value, (list, tuple)) else ():
+                if isinstance(hidden, nn.Module):
+                    for inner, one in hidden.named_modules():
+                        path = (name, attribute.strip('_'), inner)
+                        names.setdefault(id(one), '.'.join(filter(None, path)))
+    return names
 
 
 @contextmanager

@@ -149,13 +149,14 @@ def replay(
         ValueError: If the weights or the optimizers do not fit the model.
     """
     if record['weights'] is not None:
-        missing = model.load_state_dict(record['weights'], strict=False)
-        if missing.missing_keys or missing.unexpected_keys:
-            wrong = [*missing.missing_keys, *missing.unexpected_keys]
+        try:
+            model.load_state_dict(record['weights'])
+        except RuntimeError as error:
+            wrong = ' '.join(str(error).split())[:300]
             raise ValueError(
-                f'the weights of the step do not fit the model ({wrong[0]}, …); build '
-                'it from the config of the run.'
-            )
+                f'the weights do not fit the model ({wrong} …); build it from the '
+                'config of the run, and give weights of that run.'
+            ) from None
     model.to(device).train()
     wrappers = _optimizers(record['optimizers'], model)
     hub = MessageHub.get_instance(f'replay_{next(_COUNT)}')

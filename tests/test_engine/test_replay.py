@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,6 +64,14 @@ def spoilt_tokenizer() -> tuple[nn.Module, dict]:
     return model, config
 
 
+def load_tool() -> ModuleType:
+    path = Path(__file__).parents[2] / 'tools' / 'replay.py'
+    spec = importlib.util.spec_from_file_location('replay_tool', path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
 @pytest.fixture(scope='module')
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """The file of a bad step of stage 1, and what the step returned."""
@@ -82,11 +90,7 @@ def test_stage_1_is_repeated(
     """By the tool: the losses that are finite are equal to the last bit."""
     path, log = recorded
     assert path.name == 'bad_step_8.pt' and log['nonfinite'] == 1
-    spec = importlib.util.spec_from_file_location(
-        'tool', Path(__file__).parents[2] / 'tools' / 'replay.py'
-    )
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool()
     torch.manual_seed(99)
     with pytest.raises(SystemExit) as end:
         tool.main([str(path)])
@@ -235,6 +239,24 @@ def test_of_several_processes_those_write_whose_loss_is_not_finite(
         assert found == {f'bad_step_8_rank{rank}.pt' for rank in writers}
         for path in tmp_path.iterdir():
             path.unlink()
+
+
+def test_weights_of_a_checkpoint(recorded: tuple[Path, dict], tmp_path: Path) -> None:
+    """Those that the training goes on with, where the file has no room for its own."""
+    tool, record = load_tool(), read_record(recorded[0])
+    own, record['weights'] = record['weights'], None
+    with pytest.raises(ValueError, match='give --weights'):
+        tool.complete_weights(record, None)
+    name = 'decoder.conv_out.weight'
+    saved = {'state_dict': {**own, name: torch.zeros_like(own[name])}}
+    saved['ema_state_dict'] = {f'module.{name}': own[name], 'steps': torch.tensor(3)}
+    torch.save(saved, tmp_path / 'epoch_1.pth')
+    record['checkpoint'] = str(tmp_path / 'epoch_1.pth')
+    assert tool.complete_weights(record, None) == record['checkpoint']
+    assert all(torch.equal(record['weights'][key], own[key]) for key in own)
+    record['weights'].popitem()
+    with pytest.raises(ValueError, match='the weights do not fit the model'):
+        replay(record, spoilt_tokenizer()[0])
 
 
 def test_foreign_and_later_files(tmp_path: Path) -> None:
