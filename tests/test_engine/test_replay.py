@@ -162,8 +162,8 @@ def test_stage_2_with_a_gradient(tmp_path: Path) -> None:
         found.losses
         == record['losses']
         == {
-            'loss': float(log['loss']),
-            'loss_code': float(log['loss_code']),
+            'loss': log['loss'].item(),
+            'loss_code': log['loss_code'].item(),
         }
     )
     assert found.cause().startswith('All losses are finite. First gradient that is not')
