@@ -77,7 +77,7 @@ def test_another_machine_is_compared_in_float64(
 
     def curve(name: str, dtype: str, device: str) -> dict:
         asked.append((dtype, device))
-        return {'loss': [1.0 + 1e-7]}
+        return {'loss': [1.0 + 1e-9]}
 
     monkeypatch.setattr(tool, 'curve', curve)
     values = {'G': {'loss': [1.0]}}
