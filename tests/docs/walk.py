@@ -28,6 +28,7 @@ NOT_RUN = {
     r'quickstart\.sh|run_tests\.sh|setup_env\.sh': 'started this',
     r'pip |apt-get|jupyter|^source|my_folder': "changes the reader's machine",
     r'-m pytest': 'runs tests',
+    r'golden_curves|public_interface': 'renews files of the repository',
     r'mergevq web': 'tests/web does it',
     r'\$CONFIG|site-packages': "a test of mmpretrain's own tool does it",
 }

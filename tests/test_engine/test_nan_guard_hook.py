@@ -19,6 +19,7 @@ from tiny_gan import Numbers, TinyGAN, make_runner, optimizers
 from torch import nn
 
 from mergevq_mm.engine.hooks import NaNGuardHook
+from mergevq_mm.engine.replay import read_record
 from mergevq_mm.models.generators.data_parallel import guarded_train_step
 from mergevq_mm.models.utils.finite import all_finite, copy_buffers, restore_buffers
 
@@ -224,6 +225,14 @@ def test_a_gradient_that_is_never_finite(
     with pytest.raises(FloatingPointError, match=message):
         runner.train()
     assert runner.iter + 1 == 21 * accumulate
+    # Of all the dropped steps the last one is written, with all of its batches.
+    (path,) = tmp_path.glob('bad_step_*.pt')
+    assert path.name == f'bad_step_{21 * accumulate}.pt'
+    record = read_record(path)
+    assert [one['iter'] for one in record['batches']] == list(
+        range(20 * accumulate, 21 * accumulate)
+    )
+    assert record['optimizers']['']['scale'] == (scale or 2.0 ** (16 - 20))
 
 
 def test_without_a_scaler_accumulation_hides_nothing(tmp_path: Path) -> None:
@@ -269,6 +278,7 @@ def test_the_work_of_a_scaler_is_reported_and_ends_nothing(
     before = model.decoder.weight.detach().clone()
     scaled_runner(tmp_path, model).train()
     assert not torch.equal(before, model.decoder.weight)
+    assert not list(tmp_path.glob('bad_step_*'))
     lines = [r.getMessage() for r in caplog.records if 'loss scaler' in r.getMessage()]
     if lines:  # mmengine's loggers need not propagate
         assert len(lines) == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import torch
@@ -14,9 +13,11 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import find_latest_checkpoint
 from torch import Tensor
 
+from mergevq_mm.models.utils.finite import is_finite
 from mergevq_mm.registry import HOOKS
 
 from ..accumulation import each_wrapper
+from ..bad_step import StepRecorder
 from ..elastic import Pieces
 
 
@@ -42,7 +43,11 @@ class NaNGuardHook(Hook):
     key contains ``loss``): then the step was already taken, the weights are spoiled,
     and the run ends at once. What its loss scaler drops is seen by the falling scale.
 
-    In both cases no checkpoint with a NaN or infinite weight is written: the check
+    The first skipped step, and the last one of a run that a loss scaler ends, is
+    written to ``work_dir/bad_step_<n>.pt`` with its batch, random states and weights,
+    once and in at most 200 MB, for ``tools/replay.py``; see :mod:`..bad_step`.
+
+    In all cases no checkpoint with a NaN or infinite weight is written: the check
     before saving raises, and the files on disk stay as they are.
 
     Args:
@@ -93,6 +98,19 @@ class NaNGuardHook(Hook):
         self.skips_in_total = 0
         self.drops_in_a_row = 0
         self._scales: dict[str, float] = {}
+        self._recorder, self._written = StepRecorder(), False
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Remember what the step begins with.
+
+        Args:
+            runner (Runner): The runner.
+            batch_idx (int): The batch's index in the epoch.
+            data_batch (Any): The batch. Defaults to None.
+        """
+        self._recorder.begin(runner, data_batch)
 
     def after_train_iter(
         self,
@@ -118,12 +136,26 @@ class NaNGuardHook(Hook):
             self._check_unguarded(runner, data_batch, outputs)
             dropped = self._scale_fell(wrappers)
         if dropped:
-            self._scales = _scales_of(wrappers)
+            before, self._scales = self._scales, _scales_of(wrappers)
+            self.drops_in_a_row += 1
+            last = self.drops_in_a_row > self.max_drops
+            if last and guarded:
+                self._write(runner, outputs, before or self._scales)
             self._count_drop(runner, data_batch)
         if guarded and float(outputs['nonfinite']):
+            self._write(runner, outputs, _scales_of(wrappers))
             self._count_skip(runner, data_batch)
         elif not dropped and all(w.should_update() for w in wrappers.values()):
             self.skips_in_a_row = self.drops_in_a_row = 0
+
+    def _write(self, runner: Runner, outputs: dict, scales: dict[str, float]) -> None:
+        """Write the step for its replay, once a folder, and say where."""
+        if self._written:
+            return
+        self._written = True
+        note = self._recorder.write(runner, outputs, scales)
+        if note is not None:
+            print_log(note, logger='current', level=logging.WARNING)
 
     def _scale_fell(self, wrappers: dict[str, OptimWrapper]) -> bool:
         """Whether a loss scaler has lowered its scale since the last call."""
@@ -132,7 +164,6 @@ class NaNGuardHook(Hook):
 
     def _count_drop(self, runner: Runner, data_batch: Any) -> None:
         """Report a step that a loss scaler dropped; end the run after too many."""
-        self.drops_in_a_row += 1
         number, where = self.drops_in_a_row, f'iteration {runner.iter + 1}'
         scales = ', '.join(f'{scale:g}' for scale in self._scales.values())
         scales = f' (its scale is {scales} now)' if scales else ''
@@ -180,7 +211,7 @@ class NaNGuardHook(Hook):
     def _check_unguarded(self, runner: Runner, data_batch: Any, outputs: dict) -> None:
         """End the run at the first bad loss of a model without the contract."""
         for name, value in outputs.items():
-            if 'loss' in name and not _is_finite(value):
+            if 'loss' in name and not is_finite(value):
                 raise FloatingPointError(
                     f'{name} is NaN or infinite at iteration {runner.iter + 1}, and '
                     'the model does not skip such steps: its weights are spoiled; '
@@ -228,13 +259,6 @@ class NaNGuardHook(Hook):
         if len(paths) > self.max_files:
             lines.append(f'  … and {len(paths) - self.max_files} more')
         return '\n'.join(lines)
-
-
-def _is_finite(value: Tensor | float) -> bool:
-    """Whether a logged value, a tensor or a number, is finite."""
-    if isinstance(value, Tensor):
-        return bool(torch.isfinite(value).all())
-    return math.isfinite(value)
 
 
 def _scales_of(wrappers: dict[str, OptimWrapper]) -> dict[str, float]:

@@ -18,6 +18,7 @@ updated by the forward pass, before anybody knows that the loss is not finite.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -55,6 +56,20 @@ def all_finite(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
     device = terms[0].device
     flags = [torch.isfinite(term.detach()).all().to(device) for term in terms]
     return _on_all_ranks(torch.stack(flags).all())
+
+
+def is_finite(value: Tensor | float) -> bool:
+    """Whether a value that is logged, a tensor or a number, is finite.
+
+    Args:
+        value (Tensor | float): Of any shape.
+
+    Returns:
+        bool: False if any of it is NaN or infinite.
+    """
+    if isinstance(value, Tensor):
+        return bool(torch.isfinite(value).all())
+    return math.isfinite(value)
 
 
 def _on_all_ranks(flag: Tensor) -> Tensor:
