@@ -56,6 +56,10 @@ def save_pretrained(
     model_cfg = published_model(full if 'type' in full else full['model'])
     preparation = published_preparation(full)
     told = {} if preparation is None else {'preparation': preparation}
+    # What it was trained on goes with it when it is saved again, and to its tokenizer.
+    for known in (full.get('metadata'), metadata):
+        if isinstance(known, Mapping) and known.get('images'):
+            told['images'] = known['images']
     tokenizer = getattr(model, 'tokenizer', None)
     weights = published_weights(model.state_dict(), half)
     source = f'The {type(model).__name__} to save'
