@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.export import read_config
+from ..utils.data_config import read_data
 from ..utils.published import WEIGHTS
-from ..utils.shipped import FOLDER, shipped_models
+from ..utils.shipped import CONFIG, FOLDER, shipped_models
 
 if TYPE_CHECKING:
     from modelindex.models.Model import Model
@@ -68,7 +68,7 @@ def _shipped() -> list[Model]:
     models = []
     for name in shipped_models():
         folder = FOLDER / name
-        _, metadata = read_config(folder)
+        metadata = read_data(folder / CONFIG)['metadata']  # our own: nothing to check
         models.append(
             Model(
                 name=name,
