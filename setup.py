@@ -113,6 +113,8 @@ setup(
     python_requires='>=3.10',
     cmdclass={'build_py': BuildWithConfigs},
     packages=find_packages(include=['mergevq_mm', 'mergevq_mm.*']),
+    # The models that come with their weights, of some megabytes.
+    package_data={'mergevq_mm': ['py.typed', 'shipped/*/*', 'shipped/*/tokenizer/*']},
     install_requires=REQUIRES,
     extras_require={
         'hub': HUB,

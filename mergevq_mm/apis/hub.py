@@ -1,4 +1,4 @@
-"""The models that the configs of this package describe, by name.
+"""The models that the configs of this package describe, and the shipped, by name.
 
 ``model-index.yml`` and the metafiles that it imports have mmpretrain's format and are
 read with the same library. They lie in the repository, and in an installed package
@@ -12,6 +12,10 @@ import fnmatch
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..utils.data_config import read_data
+from ..utils.published import WEIGHTS
+from ..utils.shipped import CONFIG, FOLDER, shipped_models
 
 if TYPE_CHECKING:
     from modelindex.models.Model import Model
@@ -46,7 +50,7 @@ def _models() -> dict[str, Model]:
     index = load(str(index_root() / INDEX))
     index.build_models_with_collections()
     models: dict[str, Model] = {}
-    for model in index.models:
+    for model in [*index.models, *_shipped()]:
         name = model.name.lower()
         if name in models:
             raise ValueError(
@@ -54,6 +58,28 @@ def _models() -> dict[str, Model]:
                 f'{models[name].filepath}; rename one of them.'
             )
         models[name] = model
+    return models
+
+
+def _shipped() -> list[Model]:
+    """What the folders of the shipped models say of them."""
+    from modelindex.models.Model import Model
+
+    models = []
+    for name in shipped_models():
+        folder = FOLDER / name
+        metadata = read_data(folder / CONFIG)['metadata']  # our own: nothing to check
+        models.append(
+            Model(
+                name=name,
+                metadata={
+                    'Parameters': metadata['parameters'],
+                    'Training Data': metadata.get('images'),
+                },
+                weights=str(folder / WEIGHTS),
+                config=str(folder / 'config.py'),
+            )
+        )
     return models
 
 
@@ -65,7 +91,7 @@ def model_info(name: str) -> Model:
 
     Returns:
         modelindex.models.Model: With ``config``, the absolute path of its config,
-        ``weights`` (None where none are published), ``metadata``, ``results``.
+        ``weights`` (None where there are none), ``metadata``, ``results``.
 
     Raises:
         ValueError: If there is no such model.
@@ -89,6 +115,7 @@ def list_models(
     pattern: str | None = None,
     exclude_patterns: list[str] | None = None,
     task: str | None = None,
+    pretrained: bool = False,
 ) -> list[str]:
     """List the names of the models.
 
@@ -99,6 +126,8 @@ def list_models(
             to None.
         task (str, optional): A task that the paper reports results of, such as 'Image
             Generation'; 'null' for models without results. Defaults to None.
+        pretrained (bool): Whether to list those alone that come with weights. Defaults
+            to False.
 
     Returns:
         list[str]: In alphabetical order.
@@ -116,6 +145,8 @@ def list_models(
         names -= set(fnmatch.filter(names, excluded.lower() + '*'))
     if task is not None:
         names = {name for name in names if task in _tasks(models[name])}
+    if pretrained:
+        names = {name for name in names if models[name].weights}
     return sorted(names)
 
 

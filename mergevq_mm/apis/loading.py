@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from torch import nn
 
+from ..utils.shipped import find_model
 from .model import get_model, load_weights
 
 
@@ -28,7 +29,7 @@ def load_for_inference(
             :func:`save_pretrained`.
         pretrained (bool | str | PathLike, optional): Path or URL of a checkpoint; False
             for random weights, which is never done unasked. Defaults to None: a
-            folder's own, or the published ones of a name.
+            folder's own, or those that come with a name.
         device (str | torch.device, optional): Defaults to None, a GPU where there is
             one.
         **kwargs: Override arguments of the model's config.
@@ -46,6 +47,8 @@ def load_for_inference(
                 f'{name}={value!r} names nothing; give a path, or leave it out.'
             )
     device = device or get_device()
+    if isinstance(model, str):
+        model = find_model(model)
     if isinstance(model, nn.Module):
         if isinstance(pretrained, (str, os.PathLike)):
             load_weights(model, pretrained)

@@ -18,6 +18,7 @@ from ..utils.checkpoint_file import load_checkpoint_file
 from ..utils.data_config import is_data
 from ..utils.export import CONFIG
 from ..utils.published import TRAINING_ONLY, place_tokenizer, published_model
+from ..utils.shipped import find_model
 from .model_config import (
     build,
     check_tokenizer,
@@ -41,7 +42,8 @@ def get_model(
     Args:
         model (str | PathLike | Config): A name of :func:`list_models`, the path of a
             config file, a config, or a folder of :func:`save_pretrained`, which comes
-            with its weights.
+            with its weights, as a shipped model does (see
+            :mod:`mergevq_mm.utils.shipped`).
         pretrained (bool | str | PathLike): True for the published weights of a name,
             or path or URL of a checkpoint. Defaults to False, random weights.
         device (str | torch.device, optional): Where to put it. Defaults to None, the
@@ -65,11 +67,12 @@ def get_model(
         >>> model = mergevq_mm.get_model('mergevq_g+r')
         >>> merged, quantized = model.encode(torch.rand(1, 3, 256, 256), keep=144)
     """
-    is_file = not isinstance(model, Config) and is_data(model)
     if not isinstance(model, Config):
+        model = find_model(model)
         _check_arguments(model, pretrained, training)
         if Path(model).is_dir():
             return from_pretrained(model, device=device, **kwargs)
+    is_file = not isinstance(model, Config) and is_data(model)
     config, info = read_model_config(model)
     if pretrained is True:
         pretrained = _published(config, info, model)

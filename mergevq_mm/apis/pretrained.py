@@ -1,4 +1,4 @@
-"""Get a published model back: from a folder, or from the Hugging Face hub."""
+"""Get a published model back: from a folder, a name, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..utils.building import check_described, described_by
 from ..utils.checkpoint_file import load_checkpoint_file
 from ..utils.export import CONFIG, check_fit, fill, read_config, tensor_shapes
 from ..utils.published import TOKENIZER_FOLDER, WEIGHTS, place_tokenizer
+from ..utils.shipped import find_model, shipped_models
 from .model_config import build, check_tokenizer, override
 
 REPOSITORY = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
@@ -31,7 +32,9 @@ def from_pretrained(
     """Load a model that :func:`save_pretrained` wrote. Runs no code of it.
 
     Args:
-        source (str | PathLike): A folder, or 'owner/name' of a repository of the hub.
+        source (str | PathLike): A folder, the name of a shipped model (see
+            :mod:`mergevq_mm.utils.shipped`), or 'owner/name' of a repository of the
+            hub.
         device (str | torch.device, optional): Where to put it. Defaults to None, the
             CPU.
         revision (str, optional): Branch, tag or commit of the repository. Defaults to
@@ -74,13 +77,15 @@ def from_pretrained(
 
 def _fetch(source: str | os.PathLike, revision: str | None, token: str | None) -> Path:
     """The folder of a model, fetched from the hub where it is not on the disk."""
+    source = find_model(source)
     if Path(source).is_dir():
         return Path(source)
     name = os.fspath(source)
     if not REPOSITORY.fullmatch(name) or Path(name).is_file():
         raise FileNotFoundError(
-            f'"{name}" is no folder; give one that save_pretrained wrote, or '
-            '"owner/name" of a repository.'
+            f'"{name}" is no folder; give one that save_pretrained wrote, '
+            '"owner/name" of a repository, or a model that comes with the package: '
+            f'{", ".join(shipped_models())}.'
         )
     hub = hub_package()
     try:

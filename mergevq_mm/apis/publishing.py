@@ -30,6 +30,7 @@ def save_pretrained(
     folder: str | os.PathLike,
     config: str | os.PathLike | Config | Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Write a tokenizer or a generator as a folder for others.
 
@@ -41,24 +42,31 @@ def save_pretrained(
         config (str | PathLike | Config | Mapping, optional): Its config, or that of the
             model alone. Defaults to None, the one that :func:`get_model` built it from.
         metadata (Mapping, optional): What else to tell of it. Defaults to None.
+        half (bool): Whether to write float16, half as large; loaded, the model computes
+            in float32 again. Defaults to False.
 
     Returns:
         Path: The folder.
 
     Raises:
-        ValueError: If the config is not known or is not that of the model.
+        ValueError: If the config is not known or is not that of the model, or a weight
+            is too large for ``half``.
     """
     full = _config_of(model, config)
     model_cfg = published_model(full if 'type' in full else full['model'])
     preparation = published_preparation(full)
     told = {} if preparation is None else {'preparation': preparation}
+    # What it was trained on goes with it when it is saved again, and to its tokenizer.
+    for known in (full.get('metadata'), metadata):
+        if isinstance(known, Mapping) and known.get('images'):
+            told['images'] = known['images']
     tokenizer = getattr(model, 'tokenizer', None)
-    weights = published_weights(model.state_dict())
+    weights = published_weights(model.state_dict(), half)
     source = f'The {type(model).__name__} to save'
     with replaced_folder(folder) as part:
         if tokenizer is not None and 'tokenizer' in model_cfg:
             model_cfg['tokenizer'] = _save_tokenizer(
-                tokenizer, model_cfg['tokenizer'], part, told
+                tokenizer, model_cfg['tokenizer'], part, told, half
             )
         check_fit(build_on_meta(model_cfg), weights, source)
         write_files(part, model_cfg, weights, {**told, **(metadata or {})})
@@ -70,6 +78,7 @@ def _save_tokenizer(
     config: Mapping[str, Any],
     folder: Path,
     metadata: Mapping[str, Any],
+    half: bool,
 ) -> dict[str, Any]:
     """Write a generator's tokenizer beside it; its config for there."""
     from mergevq_mm.models.generators.tokenizer import FrozenTokenizer, read_parts
@@ -78,7 +87,7 @@ def _save_tokenizer(
         return dict(config)  # it has no weights of its own
     parts = published_model({'type': 'parts', **read_parts(config['model'])})
     del parts['type']
-    weights = published_weights(tokenizer.network.state_dict())
+    weights = published_weights(tokenizer.network.state_dict(), half)
     target = folder / TOKENIZER_FOLDER
     head: dict[str, Any] = {'type': 'mergevq_mm.MergeVQHead'}
     if tokenizer.learned_recovery:
@@ -146,6 +155,7 @@ def export_checkpoint(
     folder: str | os.PathLike,
     trust: bool = False,
     metadata: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Turn a checkpoint of a training run into a folder for others.
 
@@ -157,6 +167,7 @@ def export_checkpoint(
         folder (str | PathLike): Where to write.
         trust (bool): Whether to unpickle arbitrary objects. Defaults to False.
         metadata (Mapping, optional): What else to tell of it. Defaults to None.
+        half (bool): As of :func:`save_pretrained`. Defaults to False.
 
     Returns:
         Path: The folder.
@@ -166,7 +177,7 @@ def export_checkpoint(
         ValueError: If the checkpoint is not of this model.
     """
     model = get_model(config, checkpoint, trust=trust)
-    return save_pretrained(model, folder, metadata=metadata)
+    return save_pretrained(model, folder, metadata=metadata, half=half)
 
 
 def _config_of(

@@ -62,10 +62,14 @@ def _command(
     return parser
 
 
-def _model(parser: argparse.ArgumentParser, generator: bool = False) -> None:
+def _model(
+    parser: argparse.ArgumentParser, generator: bool = False, **options: Any
+) -> None:
     """Flags that name a model."""
     parser.add_argument(
-        'model', metavar='MODEL', help='folder of a model, config file, or name'
+        'model',
+        metavar='MODEL',
+        **{'help': 'name of a model, folder of one, or config file', **options},
     )
     group = parser.add_argument_group('model')
     group.add_argument(
@@ -142,12 +146,17 @@ def _out(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _models(commands: Any) -> None:
-    parser = _command(commands, 'models', 'list the models that there are configs of')
+    parser = _command(
+        commands, 'models', 'list the models that there are configs or weights of'
+    )
     parser.add_argument(
         'pattern', nargs='?', help='what a name begins with, with wildcards'
     )
     parser.add_argument(
         '--paths', action='store_true', help='also the paths of the configs'
+    )
+    parser.add_argument(
+        '--pretrained', action='store_true', help='those alone that come with weights'
     )
 
 
@@ -333,6 +342,12 @@ def _export(commands: Any) -> None:
     )
     _model(parser, generator=True)
     parser.add_argument('folder', type=Path, metavar='FOLDER', help='to write')
+    parser.add_argument(
+        '--half', action='store_true', help='weights as float16, half as large'
+    )
+    parser.add_argument(
+        '--images', metavar='TEXT', help='what it was trained on, for its card and page'
+    )
 
 
 def _web(commands: Any) -> None:
@@ -340,10 +355,15 @@ def _web(commands: Any) -> None:
         commands,
         'web',
         'open a page to play with, on this machine',
-        'Needs the package gradio: pip install mergevq_mm[web]. Nothing is fetched\n'
+        'Needs the package gradio: pip install "gradio>=5". Nothing is fetched\n'
         'from the network or sent to it.',
     )
-    _model(parser)
+    _model(
+        parser,
+        nargs='?',
+        default='digits',
+        help='as of all commands. Default: digits, which the package ships',
+    )
     group = parser.add_argument_group('generator')
     group.add_argument(
         '--generator',

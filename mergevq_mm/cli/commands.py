@@ -23,7 +23,7 @@ def models(args: argparse.Namespace) -> None:
     """
     from mergevq_mm.apis import list_models, model_info
 
-    names = list_models(args.pattern)
+    names = list_models(args.pattern, pretrained=args.pretrained)
     if not names:
         raise ValueError(
             f'no model begins with "{args.pattern}"; leave it out for all.'
@@ -36,12 +36,14 @@ def models(args: argparse.Namespace) -> None:
 
 def model_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of an inferencer that name its model."""
+    from mergevq_mm.utils.shipped import find_model
+
     if args.weights and args.random_weights:
         raise ValueError(
             f'--weights {args.weights} and --random-weights contradict each other; '
             'leave one out.'
         )
-    if args.random_weights and Path(args.model).is_dir():
+    if args.random_weights and Path(find_model(args.model)).is_dir():
         raise ValueError(
             f'--random-weights has no effect on the folder "{args.model}", which has '
             'weights of its own; leave it out, or give a config.'
@@ -296,7 +298,8 @@ def export(args: argparse.Namespace) -> None:
     model = load_for_inference(**model_arguments(args))
     if hasattr(model, 'tokenizer'):
         model.tokenizer.init_weights()  # an early error where its file is missing
-    folder = save_pretrained(model, args.folder)
+    metadata = {'images': args.images} if args.images else None
+    folder = save_pretrained(model, args.folder, metadata=metadata, half=args.half)
     for path in sorted(path for path in folder.rglob('*') if path.is_file()):
         print(f'{path}: {path.stat().st_size:,} bytes')
     generator = hasattr(model, 'tokenizer')

@@ -84,20 +84,35 @@ def _without_init(value: Any) -> Any:
     return copy.deepcopy(value)
 
 
-def published_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def published_weights(
+    state: Mapping[str, Tensor], half: bool = False
+) -> dict[str, Tensor]:
     """The tensors of a published model out of those of a trained one.
 
     Args:
         state (Mapping[str, Tensor]): Of the model, under its names.
+        half (bool): Whether numbers become float16. Defaults to False.
 
     Returns:
         dict[str, Tensor]: On the CPU, contiguous, none sharing its memory.
+
+    Raises:
+        ValueError: If a number is too large for float16.
     """
-    return {
+    published = {
         name: value.detach().cpu().contiguous().clone()
         for name, value in state.items()
         if not name.startswith(TRAINING_ONLY)
     }
+    for name, value in published.items() if half else ():
+        if value.is_floating_point():
+            published[name] = value.half()
+            if value.isfinite().all() > published[name].isfinite().all():
+                raise ValueError(
+                    f'half=True, but {name} has numbers up to {value.abs().max():g}, '
+                    'which float16 does not hold; leave it out.'
+                )
+    return published
 
 
 def data_model(content: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Any]:

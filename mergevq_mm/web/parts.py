@@ -19,6 +19,13 @@ footer {display: none !important}
 #numbers table {width: 100%; margin: 0}
 #numbers table, #numbers tr, #numbers thead {border: 0 !important}
 #numbers th, #numbers td {border: 0; border-bottom: 1px solid #e2e8f0; text-align: left}
+#numbers th, #numbers td {overflow-wrap: normal; word-break: normal}
+@media (max-width: 700px) {
+  #numbers table {display: flex}
+  #numbers thead, #numbers tbody {flex: 1 1 auto}
+  #numbers tr {display: flex; flex-direction: column}
+  #numbers th, #numbers td {white-space: nowrap; padding: 4px 6px}
+}
 .chosen img {width: 100%; height: 100%; object-fit: contain}
 .examples .grid-container {grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 6px}
 .examples .grid-container {grid-template-rows: none; grid-auto-rows: min-content}
@@ -160,7 +167,7 @@ def import_gradio() -> Any:
         import gradio
     except ImportError as error:
         raise ValueError(
-            f'The page needs the package gradio ({error}): pip install mergevq_mm[web].'
+            f'The page needs the package gradio ({error}): pip install "gradio>=5".'
         ) from error
     try:
         asyncio.get_event_loop()

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from safetensors.torch import load_file
 from tiny_downstream import CONFIGS, build, shrink_backbone
 
 from mergevq_mm.models.utils.group_map import recover_tokens
+from mergevq_mm.utils.shipped import FOLDER
 
 PATHS = sorted(CONFIGS.glob('mm*/*.py'))
 MERGED = [path for path in PATHS if path.stem.endswith('_keep50')]
@@ -97,3 +99,31 @@ def test_merged_maps_are_constant_on_groups(path: Path) -> None:
         assert feature.shape[2:] == (144 // 2**stage, 208 // 2**stage)
         assert torch.equal(feature, same)
     assert len(plain[-1][0].flatten(1).T.unique(dim=0)) == length
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmseg/fcn_mergevq-g+r_4xb4-160k_ade20k-512x512.py',
+        'mmdet/retinanet_mergevq-g+r_fpn_1x_coco.py',
+    ],
+)
+@torch.no_grad()
+def test_the_encoder_of_a_folder_in_one_line(name: str) -> None:
+    """Architecture and weights are those of the folder, here of a shipped model."""
+    cfg = Config.fromfile(CONFIGS / name)
+    backbone = dict(type='mergevq_mm.PublishedEncoder', folder='digits')
+    cfg.model.backbone = {**backbone, 'out_type': 'featmap', 'out_indices': (3, 5)}
+    if 'decode_head' in cfg.model:
+        for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
+            head.update(in_channels=64, channels=8)
+    else:
+        cfg.model.neck.in_channels = [64, 64]
+    model = build(cfg)
+    model.init_weights()
+    weights = load_file(FOLDER / 'digits' / 'tokenizer' / 'model.safetensors')
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, weights[f'backbone.{key}'].to(value.dtype)), key
+    maps = model.eval().backbone(torch.rand(1, 3, 64, 96))
+    assert [feature.shape for feature in maps] == [(1, 64, 16, 24)] * 2
+    assert model.extract_feat(torch.rand(1, 3, 64, 96))[0].shape[2:] == (16, 24)

@@ -125,6 +125,7 @@ import sys, mergevq_mm
 from mergevq_mm.apis.hub import index_root
 assert str(index_root()).startswith(sys.argv[1]), index_root()
 assert 'mergevq_r' in mergevq_mm.list_models()
+assert mergevq_mm.list_models(pretrained=True) == ['digits']
 small = dict(_delete_=True, embed_dims=32, num_layers=1, num_heads=2)
 generator = mergevq_mm.get_model('randar_l_g+r', arch=small)
 assert generator.grid == (16, 16)
@@ -161,6 +162,8 @@ def test_from_a_wheel_in_another_folder(tmp_path: Path) -> None:
             assert mim + path.relative_to(REPO).as_posix() in names
     assert {mim + 'model-index.yml', mim + 'tools/train.py'} <= names
     assert 'mergevq_mm/py.typed' in names
+    for path in REPO.glob('mergevq_mm/shipped/**/*.*'):
+        assert path.relative_to(REPO).as_posix() in names
     assert not any(name.endswith('.pyc') for name in names)
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', CODE, str(site)],

@@ -20,6 +20,7 @@ from mergevq_mm.apis import export_checkpoint
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint_format import FORMAT
 from mergevq_mm.utils.export import read_config, read_folder, tensor_shapes
+from mergevq_mm.utils.published import published_weights
 
 GENERATOR = dict(
     type='mergevq_mm.MergeAR',
@@ -92,6 +93,24 @@ def test_tokenizer_comes_back_equal(tokenizer: nn.Module, folder: Path) -> None:
     again = mergevq_mm.save_pretrained(loaded, folder.parent / 'again')
     name = 'model.safetensors'
     assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_half_precision(tokenizer: nn.Module, tmp_path: Path) -> None:
+    """Half as large; at work in float32, with weights that float16 holds."""
+    config, known = Config(dict(model=tiny.model_cfg())), {'images': 'noise'}
+    saved = mergevq_mm.save_pretrained(tokenizer, tmp_path / 'a', config, known, True)
+    loaded = mergevq_mm.from_pretrained(saved)
+    trained = tokenizer.state_dict()
+    for name, value in loaded.state_dict().items():
+        right = trained[name]
+        right = right.half().float() if right.is_floating_point() else right
+        assert value.dtype == right.dtype and torch.equal(value, right)
+    again = mergevq_mm.save_pretrained(loaded, tmp_path / 'b', half=True)
+    assert read_folder(again)[2]['images'] == 'noise'
+    name = 'model.safetensors'
+    assert (again / name).read_bytes() == (saved / name).read_bytes()
+    with pytest.raises(ValueError, match='weight has numbers up to 1e.06, which float'):
+        published_weights({'weight': torch.tensor([1.0, 1e6])}, half=True)
 
 
 def test_nothing_of_the_training_is_published(

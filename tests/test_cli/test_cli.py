@@ -315,7 +315,7 @@ def test_errors_are_one_sentence(files: dict[str, str], tmp_path: Path) -> None:
 def test_unforeseen_errors_show_a_traceback_on_demand(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def broken(*args: object) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError('two\nlines')
 
     monkeypatch.setattr('mergevq_mm.apis.list_models', broken)

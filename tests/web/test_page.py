@@ -15,7 +15,7 @@ from PIL import Image
 
 from mergevq_mm.apis import ReconstructionInferencer
 from mergevq_mm.web import build_page, offline
-from mergevq_mm.web.page import view_tokens
+from mergevq_mm.web.page import known_images, view_tokens
 from mergevq_mm.web.parts import import_gradio, words_of
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
@@ -147,6 +147,21 @@ def test_what_the_first_tab_shows(reconstruct: ReconstructionInferencer) -> None
     total = one['code_bits'] + one['map_bits']
     assert f'{one["code_bits"]} + {one["map_bits"]} = **{total}**' in numbers
     assert f'1/{8 * 8 * 24 / total:.0f} ' in numbers
+
+
+def test_an_image_that_the_model_does_not_know(
+    reconstruct: ReconstructionInferencer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    numbers = view_tokens(reconstruct, noise, 16)[-1]
+    assert 'Little of it comes back' in numbers and 'images of another kind' in numbers
+    assert 'Little' not in view_tokens(reconstruct, noise, 4)[-1]  # that is the small K
+    said = {'metadata': {'images': '[digits](http://a.b), **28x28** <img src=x>'}}
+    monkeypatch.setattr(reconstruct, 'cfg', said)
+    assert known_images(reconstruct) == 'digits (http   a.b),   28x28    img src x'
+    assert known_images(reconstruct) in view_tokens(reconstruct, noise, 16)[-1]
+    monkeypatch.setattr(reconstruct, 'cfg', {'metadata': {'images': 7}})
+    assert known_images(reconstruct) is None
 
 
 def test_policy_names_this_machine_alone() -> None:

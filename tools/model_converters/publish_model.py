@@ -22,6 +22,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='path of the config, or name of a model')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     parser.add_argument('folder', help='where to write')
+    parser.add_argument('--half', action='store_true', help='weights as float16')
     parser.add_argument('--push', metavar='OWNER/NAME', help='publish it on the hub')
     parser.add_argument(
         '--private', action='store_true', help='with --push: a private repository'
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         metadata = {'checkpoint': Path(args.checkpoint).name}
         folder = export_checkpoint(
-            args.config, args.checkpoint, args.folder, args.trust, metadata
+            args.config, args.checkpoint, args.folder, args.trust, metadata, args.half
         )
         size = sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())
         print(f'written to {folder} ({size / 1e6:.1f} MB)')

@@ -9,6 +9,7 @@ from typing import Any
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.export import read_config
 from mergevq_mm.utils.published import TOKENIZER_FOLDER, WEIGHTS
+from mergevq_mm.utils.shipped import find_model
 
 from .mergevq_encoder import MergeVQEncoder
 
@@ -18,7 +19,8 @@ def published_encoder(folder: str | os.PathLike, **kwargs: Any) -> MergeVQEncode
     """Build the encoder of a folder that ``export`` or ``save_pretrained`` wrote.
 
     Args:
-        folder (str | PathLike): Of a tokenizer, or of a generator with its tokenizer.
+        folder (str | PathLike): Of a tokenizer, or of a generator with its tokenizer;
+            or the name of a shipped model.
         **kwargs: Arguments of :class:`MergeVQEncoder` in the place of the folder's,
             such as ``out_type``, ``out_indices``, ``keep`` or ``frozen_stages``.
 
@@ -32,7 +34,7 @@ def published_encoder(folder: str | os.PathLike, **kwargs: Any) -> MergeVQEncode
     Examples:
         >>> backbone = dict(type='mergevq_mm.PublishedEncoder', folder='my-tokenizer')
     """
-    folder = Path(folder)
+    folder = Path(find_model(folder))
     model, _ = read_config(folder)
     if 'tokenizer' in model:
         folder = folder / TOKENIZER_FOLDER

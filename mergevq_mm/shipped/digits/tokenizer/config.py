@@ -1,0 +1,65 @@
+custom_imports = dict(
+    allow_failed_imports=False, imports=[
+        'mergevq_mm',
+    ])
+default_scope = 'mmpretrain'
+model = dict(
+    backbone=dict(
+        arch=dict(
+            base_channels=8,
+            channel_mult=[
+                1,
+                4,
+                8,
+            ],
+            norm_groups=4,
+            num_heads=4,
+            num_layers=6,
+            num_res_blocks=1,
+            stem='hybrid'),
+        img_size=32,
+        layer_scale=0.1,
+        type='mergevq_mm.MergeVQEncoder'),
+    decoder=dict(
+        base_channels=8,
+        bits=18,
+        channel_mult=[
+            1,
+            4,
+            8,
+        ],
+        layer_scale=0.1,
+        norm_groups=4,
+        num_heads=4,
+        num_layers=3,
+        num_res_blocks=1,
+        type='mergevq_mm.MergeVQDecoder'),
+    head=dict(source=dict(), type='mergevq_mm.MergeVQHead'),
+    neck=dict(
+        bits=18,
+        code_layers=1,
+        detach=True,
+        embed_dims=64,
+        feedforward_channels=256,
+        first_places=True,
+        grid=[
+            8,
+            8,
+        ],
+        num_classes=10,
+        num_heads=4,
+        type='mergevq_mm.SourceRecovery'),
+    quantizer=dict(
+        batch_entropy_weight=-0.25,
+        bits=18,
+        commitment_weight=0.25,
+        entropy_weight=0.02,
+        in_channels=64,
+        norm_groups=4,
+        split=[
+            6,
+            6,
+            6,
+        ],
+        type='mergevq_mm.LFQ'),
+    type='mergevq_mm.MergeVQ')
