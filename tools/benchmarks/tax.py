@@ -40,7 +40,8 @@ from mergevq_mm.models.selfsup.two_sided import frozen
 from mergevq_mm.utils import config as config_utils
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from common import MIB, Report, add_arguments, positive, run_main, start, synchronize
+from common import MIB, add_arguments, positive, run_main, start, synchronize
+from reporting import Report
 
 Clock = tuple[float, float]  # wall and processor seconds
 
@@ -345,6 +346,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             'cpu': 'processor (ms)|.1f',
             'peak': 'memory (MiB)|.1f',
         },
+        args,
+        device,
     )
     for i, kind in enumerate(('runner', 'plain')):
         wall, cpu = (median(turn[i][j] for turn in times) for j in (0, 1))
@@ -363,9 +366,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f'({stop / size * 2**30:.2f} s a GiB), with its writing it takes '
         f'{1000 * whole:.0f} ms.'
     )
-    report.show(
-        args, device, time=ratios, memory=memory, apart=apart, stop=stop, size=size
-    )
+    report.show(time=ratios, memory=memory, apart=apart, stop=stop, size=size)
     return 0
 
 
