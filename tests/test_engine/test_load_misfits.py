@@ -125,10 +125,12 @@ def test_what_the_module_adapts_is_no_misfit(
     assert torch.equal(runner.model.net[0].weight, weights['net.0.weight'][:, :2])
 
 
-def test_resuming_is_strict(tmp_path: Path, saved: str) -> None:
+def test_resuming_is_strict(tmp_path: Path) -> None:
+    make_runner(tmp_path / 'first', model=Sized(), epochs=1).train()
+    whole = str(tmp_path / 'first' / 'epoch_1.pth')
     for model in (Sized(width=16), Headed()):
         with pytest.raises(ValueError, match='does not fit'):
-            load(tmp_path, model, saved, train=True, resume=True)
+            load(tmp_path, model, whole, train=True, resume=True)
 
 
 def test_augmented_tests_load_the_model_inside() -> None:
