@@ -252,7 +252,7 @@ def split(
 
 def on_white(path: Path, size: int = SIZE) -> Image.Image:
     """A picture scaled to size×size and laid on white, RGB."""
-    with Image.open(path) as file:
+    with Image.open(path, formats=['PNG']) as file:
         # Scaled with its transparency, or its outline would get a seam.
         picture = file.convert('RGBA').resize((size, size), Image.Resampling.LANCZOS)
     white = Image.new('RGBA', picture.size, 'white')
