@@ -271,7 +271,7 @@ def test_load_from_that_matches_no_key(
     run_cfg(images, tmp_path / 'c').dump(path)
     arguments = ['test.py', str(path), foreign, '--work-dir', str(tmp_path / 'c')]
     monkeypatch.setattr(sys, 'argv', arguments)
-    with pytest.raises(ValueError, match=message.format('MergeVQ')):
+    with pytest.raises(SystemExit, match=f'^error: .*{message.format("MergeVQ")}'):
         load_tool('test').main()
     arguments[2] = str(tmp_path / 'none.pth')
     with pytest.raises(FileNotFoundError, match='none.pth" does not exist: give'):
