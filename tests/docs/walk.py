@@ -26,6 +26,7 @@ NOT_RUN = {
     r'features/(train|val)\.npz': 'reads files of a command that needs ImageNet',
     r'downstream|ade20k|mmcv|ninja': 'tests/downstream does it',
     r'quickstart\.sh|run_tests\.sh|setup_env\.sh': 'started this',
+    r'legacy/make': 'makes what the repository holds',
     r'pip |apt-get|jupyter|^source|my_folder': "changes the reader's machine",
     r'-m pytest': 'runs tests',
     r'golden_curves|public_interface': 'renews files of the repository',
@@ -93,7 +94,7 @@ def to_run(command: Command, root: Path) -> tuple[list[str], dict[str, str]]:
     elif words[0] in ('python', '.venv/bin/python'):
         words[0] = sys.executable
     for word in words:  # a shorter training ends with another number
-        path = root / word
+        path = root / word.rpartition('=')[2]
         if path.suffix == '.pth' and path.parent.is_dir() and not path.exists():
             path.symlink_to(find_latest_checkpoint(str(path.parent)))
     variables = {'FOLDER': str(root / 'photographs')}
