@@ -50,7 +50,7 @@ def test_images_are_decoded_with_the_predicted_map(
     monkeypatch.setattr(model.decoder, 'forward', look)
     hidden = torch.get_rng_state()
     model.generator_losses(data['inputs'], data['data_samples'])
-    keep = model.keep_sampler(0)
+    keep = model.keep_sampler(model.iteration)
     merged, quantized = model.encode(data['inputs'][0], keep)
     group = merged.group
     if predicted:
