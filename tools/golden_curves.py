@@ -75,7 +75,7 @@ SWITCHES = (
 
 
 @MODELS.register_module(force=True)
-class GridOfCodes(nn.Module):
+class CodesOfCurves(nn.Module):
     """What a generator asks of its tokenizer, without images."""
 
     grid, length, split, bits = GRID, LENGTH, (6, 12), BITS
@@ -130,7 +130,7 @@ def shrink_generator(model: Config) -> None:
     model.arch = dict(
         embed_dims=32, num_layers=2, num_heads=4, ffn_multiple=32, head_layers=1
     )
-    model.tokenizer = dict(type='mergevq_mm.GridOfCodes')
+    model.tokenizer = dict(type='mergevq_mm.CodesOfCurves')
     model.num_classes = CLASSES
     model.keep.update(target=KEEP, number=2)
     model.dropout = 0.0
