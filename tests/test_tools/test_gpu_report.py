@@ -183,7 +183,7 @@ def test_a_training_is_asked_to_stop_once_it_has_begun(
     assert row == dict(status=3, start=None, seen=[], output='why\n')
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.timeout(900)
 def test_training_is_stopped_and_resumed(tool: ModuleType, tmp_path: Path) -> None:
     flags = ['--sections', 'training', '--minutes', '10']
