@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.fileio import register_backend
@@ -47,6 +50,33 @@ def write_atomically(content: bytes, path: str | os.PathLike) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """Fill a folder that nobody sees before it is complete.
+
+    Args:
+        folder (str | PathLike): To make; it may be there if it is empty.
+
+    Yields:
+        Path: A folder beside it, which takes its name at the end; should the block
+        fail, it goes.
+
+    Raises:
+        OSError: If ``folder`` holds something, or cannot be written.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    try:
+        os.chmod(work, 0o755)  # mkdtemp makes a private folder
+        yield work
+        if folder.exists():
+            folder.rmdir()
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def temporary_name(path: Path) -> Path:

