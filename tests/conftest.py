@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 
 import mergevq_mm  # noqa: F401  (before any test imports torchvision or mmagic)
@@ -50,6 +50,16 @@ def default_scope() -> Iterator[None]:
     yield
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(before)
+
+
+@pytest.fixture(autouse=True)
+def message_hub() -> Iterator[None]:
+    """Hide what runs of other tests have left: K is drawn from the hub's iteration."""
+    before = MessageHub._instance_dict.copy()
+    MessageHub._instance_dict.clear()
+    yield
+    MessageHub._instance_dict.clear()
+    MessageHub._instance_dict.update(before)
 
 
 @pytest.fixture(autouse=True)
