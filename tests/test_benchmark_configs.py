@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
+from ready_processes import run_tool
 from tiny_mergevq import quick_runner  # noqa: F401  (a fixture)
 
 from mergevq_mm.models.utils.group_map import recover_tokens
@@ -368,16 +369,10 @@ def test_starts_with_mmpretrains_tools(
         *(f'{name}_dataloader.dataset.data_root={digits}' for name in loaders),
     ]
     last = tmp_path / 'run' / 'epoch_2.pth'
-    for command in (
-        [*start, path, *options],
-        [OWN_TOOLS / 'test.py', path, last, *options],
-    ):
-        done = subprocess.run(
-            list(map(str, [sys.executable, *command])),
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-        )
+    words = list(map(str, [sys.executable, *start, path, *options]))
+    trained = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    tested = run_tool(OWN_TOOLS / 'test.py', path, last, *options, cwd=tmp_path)
+    for done in (trained, tested):
         assert done.returncode == 0, done.stderr[-2000:]
         assert 'accuracy/top1' in done.stdout + done.stderr
         assert last.is_file()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.runner import Runner
+from ready_processes import run_ranks
 from test_mergevq_resume import Stop, StopHook, assert_same, history
 from tiny_mergevq import run_cfg, write_images
 from torch import distributed
@@ -79,7 +80,7 @@ def test_two_processes_resume_as_if_never_stopped(tmp_path: Path) -> None:
     write_images(root, per_class=2, split='val')
     for name in ('whole', 'parts'):
         (tmp_path / name).mkdir()
-    torch.multiprocessing.spawn(worker, (str(root), str(tmp_path)), nprocs=WORLD)
+    run_ranks(worker, (str(root), str(tmp_path)), nprocs=WORLD)
 
     last = f'epoch_{EPOCHS}.pth'
     whole, resumed = (

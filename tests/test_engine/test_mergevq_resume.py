@@ -7,7 +7,6 @@ import itertools
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
+from ready_processes import run_tool
 from tiny_mergevq import quick_runner, run_cfg, write_images  # noqa: F401
 
 REPO = Path(__file__).resolve().parents[2]
@@ -298,13 +298,8 @@ def test_killed_and_resumed_by_the_tool(
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': path}
 
     def tool(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, str(REPO / 'tools/train.py'), 'config.py', *arguments],
-            cwd=tmp_path,
-            env={**environment, **variables},
-            capture_output=True,
-            text=True,
-        )
+        command = (REPO / 'tools/train.py', 'config.py', *arguments)
+        return run_tool(*command, cwd=tmp_path, env={**environment, **variables})
 
     # In the middle of the third epoch, in the middle of an accumulation.
     killed = tool(KILL_AFTER=str(2 * EPOCH_LENGTH + 3))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.structures import BaseDataElement
 from PIL import Image
+from ready_processes import run_ranks
 
 from mergevq_mm.engine import SampleVisualizationHook
 from mergevq_mm.utils.distributed import end_process_group
@@ -109,17 +110,8 @@ def test_images_of_all_processes(tmp_path: Path, monkeypatch) -> None:
 @pytest.mark.slow
 def test_two_processes_draw_the_grid_of_one(tmp_path: Path) -> None:
     """Through gloo."""
-    context = torch.multiprocessing.get_context('spawn')
     address = f'file://{tmp_path / "meeting"}'
-    workers = [
-        context.Process(target=_show, args=(rank, address, str(tmp_path / 'two')))
-        for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(240)
-    assert [worker.exitcode for worker in workers] == [0, 0]
+    run_ranks(_show, (address, str(tmp_path / 'two')))
     hook, runner = SampleVisualizationHook(num_images=5), make_runner(tmp_path / 'one')
     hook.after_test_iter(runner, 0, outputs=numbered(*range(6)))
     hook.after_test_epoch(runner)

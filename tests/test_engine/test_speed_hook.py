@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
+from ready_processes import run_ranks
 from torch import nn
 
 from mergevq_mm.engine import Bf16OptimWrapper, SpeedHook
@@ -169,4 +170,4 @@ def test_the_runner_turns_layouts_before_it_wraps(
 
 @pytest.mark.slow
 def test_ddp_lays_out_its_buckets_anew_after_the_first_step(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(channels_last_rank, (str(tmp_path),), nprocs=2)
+    run_ranks(channels_last_rank, (str(tmp_path),))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmpretrain.structures import DataSample
+from ready_processes import run_ranks
 from tiny_generator import build
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset
@@ -300,7 +301,7 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     made = metric(reference=dict(type='mergevq_mm._Noise', number=9, seed=1))
     whole = evaluate([made], _Noise())
     whole.pop('batches')
-    torch.multiprocessing.spawn(_rank, (str(tmp_path), whole), nprocs=2)
+    run_ranks(_rank, (str(tmp_path), whole))
 
 
 @pytest.mark.parametrize(

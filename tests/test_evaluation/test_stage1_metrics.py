@@ -4,6 +4,7 @@ import torch
 import torch.distributed as dist
 from make_predictions import make_prediction
 from mmengine.evaluator import Evaluator
+from ready_processes import run_ranks
 from torch import nn
 
 from mergevq_mm.evaluation import (
@@ -292,4 +293,4 @@ def test_two_ranks_equal_one(samples, tmp_path):
     whole = _evaluate(_all_metrics(), samples)
     # As dicts: pickling a BaseDataElement turns its tensors into arrays.
     args = (str(tmp_path), [sample.to_dict() for sample in samples], whole)
-    torch.multiprocessing.spawn(_rank, args, nprocs=2)
+    run_ranks(_rank, args)

@@ -11,6 +11,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.model.wrappers import seperate_distributed
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from ready_processes import run_ranks
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -251,9 +252,7 @@ def worker(rank: int, folder: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """Results of rank 0, of rank 1, and of one process."""
     folder: Path = tmp_path_factory.mktemp('ranks')
-    processes = torch.multiprocessing.spawn(
-        worker, args=(str(folder),), nprocs=WORLD, join=False
-    )
+    processes = run_ranks(worker, (str(folder),), nprocs=WORLD, join=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more would wait for each other beside the processes
     single = everything(None)

@@ -13,6 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
+from ready_processes import run_ranks
 from tiny_generator import CLASSES, GRID, LENGTH, VALUES, build
 from torch import distributed
 
@@ -171,7 +172,7 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_ranks(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+    run_ranks(worker, (str(tmp_path),))
     first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(2))
     assert [log['nonfinite'] for log in first['logs']] == [0, 1, 0]
     assert [log['nonfinite'] for log in second['logs']] == [0, 1, 0]

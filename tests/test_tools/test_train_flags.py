@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 from mmengine.config import Config
+from ready_processes import run_tool
 
 from mergevq_mm.utils import config as config_utils
 
@@ -353,20 +354,20 @@ optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
 """
 
 
-def run_tool(folder: Path, *command: str) -> str:
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={
-            **os.environ,
-            'CUDA_VISIBLE_DEVICES': '',
-            'OMP_NUM_THREADS': '1',
-            'PYTHON': sys.executable,
-            'PYTHONPATH': f'{REPO}{os.pathsep}{folder}',
-        },
-    )
+def output(folder: Path, *command: str, ready: bool = False) -> str:
+    env = {
+        **os.environ,
+        'CUDA_VISIBLE_DEVICES': '',
+        'OMP_NUM_THREADS': '1',
+        'PYTHON': sys.executable,
+        'PYTHONPATH': f'{REPO}{os.pathsep}{folder}',
+    }
+    if ready:
+        result = run_tool(*command, cwd=folder, env=env)
+    else:
+        result = subprocess.run(
+            command, capture_output=True, text=True, cwd=folder, env=env
+        )
     assert result.returncode == 0, result.stderr
     return result.stdout + result.stderr
 
@@ -376,8 +377,8 @@ def test_train_resume_and_test_from_another_folder(tmp_path):
     (tmp_path / 'points_module.py').write_text(MODULE)
     (tmp_path / 'toy.py').write_text(CONFIG)
     # Newer Pythons warn of strings in mmpretrain, each once.
-    train = [sys.executable, '-W', 'ignore', str(REPO / 'tools' / 'train.py'), 'toy.py']
-    out = run_tool(tmp_path, *train).splitlines()
+    train = [str(REPO / 'tools' / 'train.py'), 'toy.py']
+    out = output(tmp_path, sys.executable, '-W', 'ignore', *train).splitlines()
     folder = tmp_path / 'work_dirs' / 'toy'
     (log,) = folder.glob('*/*.log')
     opening = '8 samples, 8 iterations on cpu; config, environment and hooks: '
@@ -390,13 +391,13 @@ def test_train_resume_and_test_from_another_folder(tmp_path):
         'Test: python tools/test.py work_dirs/toy/toy.py work_dirs/toy/epoch_2.pth',
     ]
     options = ['--cfg-options', 'train_cfg.max_epochs=3']
-    out = run_tool(tmp_path, *train, '--resume', *options)
+    out = output(tmp_path, *train, '--resume', *options, ready=True)
     assert 'resumed epoch: 2, iter: 8' in out
     names = {f'epoch_{epoch}.pth' for epoch in (1, 2, 3)}
     assert names == {path.name for path in folder.glob('*.pth')}
-    test = [sys.executable, str(REPO / 'tools' / 'test.py'), 'toy.py']
+    test = [str(REPO / 'tools' / 'test.py'), 'toy.py']
     argv = [str(folder / 'epoch_3.pth'), '--out', 'm.json', '--out-item', 'metrics']
-    run_tool(tmp_path, *test, *argv)
+    output(tmp_path, *test, *argv, ready=True)
     assert '"mean"' in (tmp_path / 'm.json').read_text()
 
 
@@ -410,12 +411,12 @@ def test_two_processes_train_and_resume(tmp_path):
     script = ['bash', str(REPO / 'tools' / 'dist_train.sh'), 'toy.py', '2']
     # Without this mmengine gives all ranks the same stream.
     seeds = ['--cfg-options', 'randomness.seed=0', 'randomness.diff_rank_seed=1']
-    run_tool(tmp_path, *script, '--work-dir', 'w', *seeds)
+    output(tmp_path, *script, '--work-dir', 'w', *seeds)
     content = torch.load(tmp_path / 'w' / 'epoch_2.pth', weights_only=True)
     first, second = content['rng_states']
     assert not torch.equal(first['torch'], second['torch'])
     options = ['--resume', *seeds, 'train_cfg.max_epochs=3']
-    out = run_tool(tmp_path, *script, '--work-dir', 'w', *options)
+    out = output(tmp_path, *script, '--work-dir', 'w', *options)
     assert 'resumed epoch: 2, iter: 4' in out
     assert 'random numbers will differ' not in out
     # Left open, gloo's threads abort the interpreter now and then.

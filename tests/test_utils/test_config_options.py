@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from ready_processes import run_tool
 
 from mergevq_mm.utils.config_options import RUNNER_KEYS, merge_options
 
@@ -129,13 +127,8 @@ QUICKSTART = 'configs/quickstart/mergevq_g+r_mnist5k.py'
 @pytest.mark.slow
 def test_every_tool_refuses(argv: list[str], tmp_path: Path) -> None:
     tool, *rest = [str(arg).replace('OUT', str(tmp_path / 'out')) for arg in argv]
-    result = subprocess.run(
-        [sys.executable, f'tools/{tool}', *rest, '--cfg-options', 'data_root=/mine'],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )
+    options = ('--cfg-options', 'data_root=/mine')
+    result = run_tool(ROOT / 'tools' / tool, *rest, *options, cwd=ROOT)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith('error: --cfg-options data_root: only the config file')
