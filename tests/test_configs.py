@@ -48,9 +48,9 @@ def shrink_imagenet(cfg: Config, root: Path) -> None:
     """Narrow and shallow networks; sizes of images, K and recipe stay."""
     model = cfg.model
     zoo = {
-        'g-d32': (8, (2, 4, 8, 12)),
-        'g-d64': (8, (1, 2, 4, 8)),
-        'g+r-d32': (8, (2, 2, 4, 8, 12)),
+        'g-d32': (4, (2, 4, 8, 12)),
+        'g-d64': (4, (1, 2, 4, 8)),
+        'g+r-d32': (4, (2, 2, 4, 8, 12)),
         'g+r-d64': (8, (1, 1, 2, 4, 8)),
         'g+r-d96': (8, (1, 1, 2, 4, 8)),
     }
@@ -66,14 +66,16 @@ def shrink_imagenet(cfg: Config, root: Path) -> None:
             num_res_blocks=1,
         )
     else:
-        dims = 48
+        channels, dims = 8, 48
         arch.update(stem='patch', embed_dims=dims, patch_size=16)
     model.backbone.arch = arch
     model.backbone.init_cfg = None
     model.quantizer.in_channels = dims
     model.head.alignment.in_channels = dims
     model.neck.update(embed_dims=32, num_heads=4, feedforward_channels=64)
-    model.decoder.update(base_channels=8, num_heads=4, num_layers=2, num_res_blocks=1)
+    model.decoder.update(
+        base_channels=channels, num_heads=4, num_layers=1, num_res_blocks=1
+    )
     model.discriminator.base_channels = 8
     model.head.perceptual = {
         'type': 'mergevq_mm.PerceptualLoss',
