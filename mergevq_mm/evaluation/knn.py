@@ -28,7 +28,7 @@ def knn_scores(
     """Weight of the votes for each class, for several k at once.
 
     The similarities are computed once, a chunk of queries at a time, so that memory
-    holds ``chunk_size``×N of them.
+    holds ``chunk_size`` × N of them.
 
     Args:
         gallery (Tensor): Features that vote, N×D.

@@ -54,7 +54,7 @@ def gaussian_distance(
 ) -> float:
     """Squared Fréchet (2-Wasserstein) distance between two Gaussians.
 
-    |μ₁ - μ₂|² + tr(Σ₁) + tr(Σ₂) - 2 tr((Σ₁Σ₂)^½)
+    ``|μ₁ - μ₂|² + tr(Σ₁) + tr(Σ₂) - 2 tr((Σ₁Σ₂)^½)``
 
     Args:
         mean_a (np.ndarray): D.
