@@ -29,6 +29,7 @@ model = dict(
     test_cfg=dict(keep=[0.5625, 0.25, 1.0]),
 )
 train_dataloader = dict(
+    batch_size=4,
     sampler=dict(_delete_=True, type='InfiniteSampler', shuffle=True),
     dataset=dict(
         _delete_=True,
