@@ -190,7 +190,7 @@ def _tokenizer_tab(
                 shown = []
                 names = ('Which parts share a token', 'Groups', 'Reconstruction')
                 for number, name in enumerate(names):
-                    with gr.Column(min_width=160):
+                    with gr.Column(min_width=200):  # on a phone one a row
                         gr.Markdown(name, elem_classes='heading')
                         shown.append(picture(gr, name, f'shown{number}'))
             numbers = gr.Markdown('Upload an image to begin.', elem_id='numbers')
