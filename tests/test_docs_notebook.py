@@ -24,9 +24,9 @@ def notebook() -> Any:
 
 
 def printed(notebook: Any) -> list[str]:
-    """What each cell of code printed."""
+    """What each cell of code printed; warnings of other packages do not count."""
     return [
-        ''.join(out.get('text', '') for out in cell.outputs)
+        ''.join(o.text for o in cell.outputs if o.get('name') == 'stdout')
         for cell in notebook.cells
         if cell.cell_type == 'code'
     ]
