@@ -272,6 +272,11 @@ def test_pictures_config(
             crop.parent.mkdir(parents=True, exist_ok=True)
             Image.open(file).crop((0, 0, 64, 64)).save(crop)
         dataset.update(data_root=str(tmp_path / 'crops'), indices=None)
+    if path.stem == 'mergevq_shipped_photographs':
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            loader.dataset.data_root = str(photographs)
+        del cfg.model.head.perceptual.network['init_cfg']
+        cfg.model.head.perceptual.random_init = True
     cfg.train_dataloader.batch_size = 2
     _, scalars = run(cfg, tmp_path / path.stem, epochs=2)
     assert np.isfinite(scalars['train/loss_pixel'].current())

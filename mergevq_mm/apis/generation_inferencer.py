@@ -78,7 +78,7 @@ class GenerationInferencer(MergeVQInferencer):
         if not hasattr(self.model, 'sample_codes'):
             raise ValueError(
                 f'{type(self.model).__name__} is no generator; give a MergeAR or a '
-                'RandAR, such as that of configs/mergear_l_g+r.py.'
+                "RandAR, such as 'digits' or that of configs/mergear_l_g+r.py."
             )
         self.model.tokenizer.init_weights()  # an early error where its file is missing
 

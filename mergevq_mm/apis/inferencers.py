@@ -21,8 +21,9 @@ class ReconstructionInferencer(ImageInferencer):
     Results are dicts with ``name``, ``source``, ``original`` (H×W×3 uint8), ``grid``
     and ``reconstructions``: K to a dict with ``image`` (H×W×3 uint8), ``index`` (K
     codes), ``group`` (the token of each raster position, L), ``psnr`` in dB,
-    ``code_bits`` and ``map_bits``, ``bpp``, their sum a pixel; and ``predicted_image``
-    where the source map is predicted. With ``draw`` also ``pictures`` by name.
+    ``code_bits`` and ``map_bits``, ``bpp``, their sum a pixel; ``asked``, names of what
+    this K was asked for as; and ``predicted_image`` where the source map is predicted.
+    With ``draw`` also ``pictures`` by name.
 
     Examples:
         >>> from mergevq_mm.apis import ReconstructionInferencer
@@ -77,7 +78,10 @@ class ReconstructionInferencer(ImageInferencer):
             }
             for image in inputs
         ]
-        for tokens in dict.fromkeys(self.read_keep(k, grid) for k in keeps):
+        asked: dict[int, list[str]] = {}
+        for k in keeps:
+            asked.setdefault(self.read_keep(k, grid), []).append(_keep_name(k))
+        for tokens, names in asked.items():
             merged = parts.backbone.encode_embedded(embedded, tokens)
             quantized = parts.quantizer(merged.tokens)
             made = {
@@ -87,7 +91,7 @@ class ReconstructionInferencer(ImageInferencer):
             }
             if predict_source:
                 made['predicted_image'] = self._decode(quantized.codes, None, grid)
-            self._note(results, tokens, made)
+            self._note(results, tokens, made, names)
         return results
 
     def _decode(
@@ -98,7 +102,9 @@ class ReconstructionInferencer(ImageInferencer):
         image = self.parts.decoder(recovered.tokens, grid)
         return (image.float() * 0.5 + 0.5).clamp(0, 1)
 
-    def _note(self, results: list[dict], keep: int, made: dict) -> None:
+    def _note(
+        self, results: list[dict], keep: int, made: dict, names: list[str]
+    ) -> None:
         """Add what was made at one K to the results."""
         from mergevq_mm.evaluation.functional.image_quality import psnr
         from mergevq_mm.visualization import to_uint8
@@ -111,6 +117,7 @@ class ReconstructionInferencer(ImageInferencer):
             file = TokenFile(index, group, grid, self.parts.quantizer.bits, '')
             image = made['image'][i].cpu()
             noted = {
+                'asked': names,
                 'image': to_uint8(image),
                 'index': index,
                 'group': group,
@@ -161,14 +168,19 @@ class ReconstructionInferencer(ImageInferencer):
     def outputs(self, result: dict) -> dict[str, np.ndarray]:
         """Reconstructions and pictures, named by what they are.
 
-        Of one image they are NAME_<what it is>.png, of several <what it is>/NAME.png.
+        Of one image they are NAME_<what it is>.png. Of several they are <what was asked
+        for>/NAME.png: a share of the positions is another K for each size of image.
         """
-        named = {}
+        named, pictures = {}, result.get('pictures', {})
         for keep, one in result['reconstructions'].items():
-            named[f'K{keep}'] = one['image']
-            if 'predicted_image' in one:
-                named[f'K{keep}_predicted'] = one['predicted_image']
-        named |= result.get('pictures', {})
+            for kind in one['asked'] if self.number > 1 else [f'K{keep}']:
+                named[kind] = one['image']
+                if 'predicted_image' in one:
+                    named[f'{kind}_predicted'] = one['predicted_image']
+                if pictures:
+                    named[f'merge_{kind}'] = pictures[f'merge_K{keep}']
+        if 'strip' in pictures:
+            named['strip'] = pictures['strip']
         form = '{name}_{kind}.png' if self.number == 1 else '{kind}/{name}.png'
         name = result['name']
         return {form.format(name=name, kind=kind): made for kind, made in named.items()}
@@ -226,6 +238,13 @@ class FeatureInferencer(ImageInferencer):
             }
             for i, image in enumerate(inputs)
         ]
+
+
+def _keep_name(keep: int | float | None) -> str:
+    """What somebody has asked for, as a name of a folder."""
+    if keep is None:
+        return 'own_K'
+    return 'all' if isinstance(keep, float) and keep == 1 else f'K{keep:g}'
 
 
 def _unit(pixels: np.ndarray) -> torch.Tensor:

@@ -107,13 +107,14 @@ def reconstruct(args: argparse.Namespace) -> None:
         args (Namespace): The command line.
     """
     from mergevq_mm.apis import ReconstructionInferencer
+    from mergevq_mm.apis.known_images import is_foreign, known_images, own_psnrs
 
     from .summary import ReconstructionSummary
 
     infer = ReconstructionInferencer(
         **model_arguments(args), show_progress=not args.quiet
     )
-    summary = ReconstructionSummary()
+    summary, psnrs = ReconstructionSummary(), []
     for result in infer.stream(
         named_files(args.images),
         keep=args.keep,
@@ -124,10 +125,17 @@ def reconstruct(args: argparse.Namespace) -> None:
     ):
         for line in summary.add(result, infer.number):
             print(line, flush=True)
+        psnrs += own_psnrs(infer, result)
     if infer.number > 1:
         summary.write(args.out, infer.task, infer.sources)
         print('\n'.join(summary.means()))
     print(f'{summary.images} images, {summary.files} files: {args.out}/')
+    if is_foreign(psnrs) and known_images(infer):
+        logging.getLogger('mergevq_mm').warning(
+            'little comes back (%.1f dB): this model has learnt from %s',
+            np.mean(psnrs),
+            known_images(infer),
+        )
     conclude(args, infer.failed, summary.images)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from torch import nn
 
 from .checkpoint_file import (
@@ -206,7 +206,11 @@ def _few(keys: Mapping[str, Any], count: int = 3) -> str:
 
 
 def _log_report(module: nn.Module, source: str, report: LoadReport) -> None:
-    """Log what was loaded in one line."""
+    """Log what was loaded in one line; of a whole model, in a run alone."""
+    # mmengine makes a logger of its own name where no run has made one.
+    in_run = set(MMLogger._instance_dict) - {'mmengine'}
+    if not (report.missing or report.unexpected or in_run):
+        return  # somebody draws or encodes, and all is as it should be
     text = f'Loaded {len(report.matched)} tensors from {source} into '
     text += type(module).__name__
     for name in ('missing', 'unexpected'):

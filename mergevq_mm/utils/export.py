@@ -298,9 +298,9 @@ def model_card(model: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     if 'tokenizer' in model:
         notes += f'* the tokenizer lies in `{TOKENIZER_FOLDER}/`\n'
     kind = model['type'].rpartition('.')[2]
+    tags = ''.join(f'- {tag}\n' for tag in dict.fromkeys(('mergevq', kind.lower())))
     return (
-        '---\nlibrary_name: mergevq_mm\ntags:\n- mergevq\n'
-        f'- {kind.lower()}\n---\n\n# {kind}\n\n'
+        f'---\nlibrary_name: mergevq_mm\ntags:\n{tags}---\n\n# {kind}\n\n'
         'Weights of [MergeVQ](https://arxiv.org/abs/2504.00999) (CVPR 2025) for '
         '`mergevq_mm`.\n\n```python\nimport mergevq_mm\n\n'
         "model = mergevq_mm.from_pretrained('FOLDER_OR_REPOSITORY')\n```\n\n"

@@ -205,6 +205,20 @@ def default_scale(size: tuple[int, int], target: int = 160) -> int:
     return max(1, round(target / max(size)))
 
 
+def cell_scale(size: tuple[int, int], grid: tuple[int, int], target: int) -> int:
+    """As :func:`default_scale`, but lines leave something of each cell to see.
+
+    Args:
+        size (tuple[int, int]): Height and width.
+        grid (tuple[int, int]): Rows and columns.
+        target (int): Wanted length of the longer side in pixels.
+
+    Returns:
+        int: At least 1, and so that a cell has 8 pixels or more.
+    """
+    return max(default_scale(size, target), -(-8 * grid[0] // size[0]))
+
+
 def _cells(group: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """The raster h×w of a group map."""
     group = np.asarray(group)

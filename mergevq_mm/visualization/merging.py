@@ -13,6 +13,7 @@ from mergevq_mm.evaluation.functional.image_quality import psnr
 
 from .grids import to_uint8
 from .merge_map import (
+    cell_scale,
     default_scale,
     distinct_colours,
     draw_merge_map,
@@ -78,12 +79,12 @@ def merge_panel(
         group (np.ndarray): Group of each raster position, L integers.
         grid (tuple[int, int]): Rows and columns.
         scale (int, optional): Whole factor of enlargement. Defaults to None, to about
-            300 pixels.
+            300 pixels, or more where the cells are small.
 
     Returns:
         np.ndarray: H'×W'×3 uint8.
     """
-    scale = scale or default_scale(image.shape[:2], 300)
+    scale = scale or cell_scale(image.shape[:2], grid, 300)
     group = np.asarray(group)
     sizes = np.bincount(group)
     alone = int((sizes == 1).sum())

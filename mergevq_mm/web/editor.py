@@ -24,6 +24,7 @@ VARIANTS = 4
 MAX_LAYERS = 4
 PAINTED = 'painted'
 START = 'Pick an image, say what is to be drawn anew, and press the button.'
+IN_ORDER = ' This generator draws row by row: what is drawn anew reaches to the end.'
 
 
 def canvas_of(edit: EditingInferencer, image: np.ndarray) -> np.ndarray:
@@ -74,6 +75,21 @@ def painted(payload: Any, shape: Sequence[int]) -> np.ndarray:
             )
         marked |= pixels.max(axis=2) > 120  # half of the brush
     return marked
+
+
+def regions_of(model: Any, paints: bool) -> list[str]:
+    """The regions to choose from.
+
+    Args:
+        model (TokenGenerator): The generator.
+        paints (bool): Whether there is a canvas for one that draws any region.
+
+    Returns:
+        list[str]: Names; of one that draws row by row, those that reach to the end.
+    """
+    if model.any_region:
+        return [PAINTED, *REGIONS] if paints else list(REGIONS)
+    return [name for name, (_, *ends) in REGIONS.items() if ends == [1, 0, 1]]
 
 
 def marked_pixels(
@@ -183,14 +199,15 @@ def editor_tab(
             image = image_choice(gr, examples, 'edit_')
             options = _options(gr, edit.model)
         with gr.Column(scale=3):
-            canvas = _canvas(gr) if words.paints else None
-            regions = [PAINTED, *REGIONS] if words.paints else list(REGIONS)
+            regions = regions_of(edit.model, words.paints)
+            canvas = _canvas(gr) if PAINTED in regions else None
             region = gr.Radio(
                 regions, value=regions[0], label='Region', elem_id='region'
             )
             button = gr.Button('Draw anew', variant='primary', elem_id='redraw')
             shown = picture(gr, 'Image, region, variants', 'edited')
-            note = gr.Markdown(START, elem_id='edit_note')
+            more = '' if edit.model.any_region else IN_ORDER
+            note = gr.Markdown(START + more, elem_id='edit_note')
 
     def put(payload: Any) -> dict | None:
         try:

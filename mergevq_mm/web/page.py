@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from mergevq_mm.apis import (
     ReconstructionInferencer,
 )
 from mergevq_mm.apis.base_inferencer import least_keep
+from mergevq_mm.apis.known_images import is_foreign, known_images, own_psnrs
 
 from . import offline
 from .editor import editor_tab
@@ -34,9 +34,6 @@ INTRODUCTION = """\
 An image becomes a few tokens, each with a code of {bits} bits. Here you see which parts
 of it share a token, and what comes back.{trained}
 """
-# Below, at the model's own K or more, an image is of another kind than those that the
-# model has learnt from.
-POOR_PSNR = 15.0  # dB
 
 
 def build_page(
@@ -161,29 +158,12 @@ def view_tokens(
         f'| {made["bpp"]:.3f} | 1/{raw / total:,.0f} '
         f'| {made["psnr"]:.1f} dB | {seconds * 1000:,.0f} ms |'
     )
-    if made['psnr'] < POOR_PSNR and keep >= reconstruct.read_keep(None, grid):
+    if is_foreign(own_psnrs(reconstruct, result)):
         known = known_images(reconstruct) or 'images of another kind'
         numbers += (
             f'\n\n**Little of it comes back.** This model has learnt from {known}.'
         )
     return outlined, coloured, back, numbers
-
-
-def known_images(reconstruct: ReconstructionInferencer) -> str | None:
-    """What a published folder says that its model was trained on.
-
-    Args:
-        reconstruct (ReconstructionInferencer): Of any model.
-
-    Returns:
-        str | None: Without marks that Markdown knows, as anybody may have written it;
-        None where nothing is said.
-    """
-    metadata = (reconstruct.cfg or {}).get('metadata') or {}
-    known = metadata.get('images') if isinstance(metadata, Mapping) else None
-    if not isinstance(known, str):
-        return None
-    return re.sub(r'[^\w\s,.;()%-]|_', ' ', known)[:200].strip() or None
 
 
 def _tokenizer_tab(
@@ -210,7 +190,7 @@ def _tokenizer_tab(
                 shown = []
                 names = ('Which parts share a token', 'Groups', 'Reconstruction')
                 for number, name in enumerate(names):
-                    with gr.Column(min_width=160):
+                    with gr.Column(min_width=200):  # on a phone one a row
                         gr.Markdown(name, elem_classes='heading')
                         shown.append(picture(gr, name, f'shown{number}'))
             numbers = gr.Markdown('Upload an image to begin.', elem_id='numbers')

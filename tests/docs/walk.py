@@ -58,6 +58,7 @@ FEW = (
 SHORTER = {
     r'train\.py .*mergevq_folder': '--cfg-options train_cfg.max_iters=4 '
     'train_dataloader.batch_size=2',
+    r'train\.py .*mergevq_shipped_photographs': '--cfg-options train_cfg.max_iters=4',
     r'train\.py .*mergevq_photographs': '--cfg-options train_cfg.max_epochs=3 '
     'train_dataloader.batch_size=2 train_dataloader.dataset.indices=[0,9,99,999]',
     r'linear-30e|coslr-10e': f'--cfg-options train_cfg.max_epochs=2 {FEW}',

@@ -125,7 +125,7 @@ import sys, mergevq_mm
 from mergevq_mm.apis.hub import index_root
 assert str(index_root()).startswith(sys.argv[1]), index_root()
 assert 'mergevq_r' in mergevq_mm.list_models()
-assert mergevq_mm.list_models(pretrained=True) == ['digits']
+assert mergevq_mm.list_models(pretrained=True) == ['digits', 'photos']
 small = dict(_delete_=True, embed_dims=32, num_layers=1, num_heads=2)
 generator = mergevq_mm.get_model('randar_l_g+r', arch=small)
 assert generator.grid == (16, 16)

@@ -111,11 +111,13 @@ def test_reconstruct_a_folder(
         f'{mean["map_bits"]:.0f} bits, {mean["bpp"]:.4f} a pixel'
     )
     assert lines[1].startswith('mean of 6: K = 8, PSNR ')
-    kinds = ['K12', 'K8', 'merge_K12', 'merge_K8', 'strip']
+    kinds = ['K0.5', 'K8', 'merge_K0.5', 'merge_K8', 'strip']  # whatever size
     written = ['contact_sheet.png', 'summary.csv']
     assert sorted(p.name for p in out.iterdir()) == sorted(kinds + written)
+    for kind in kinds[:-1]:
+        assert len(list((out / kind).iterdir())) == 12
     assert (out / 'K8' / 'sub_11.png').is_file()
-    number = len([path for path in out.rglob('*.*')])
+    number = len([path for path in out.rglob('*') if path.is_file()])
     assert lines[2:] == [f'12 images, {number} files: {out}/']
     # A folder can be done again; of a few images each has its lines, too.
     _run(capsys, *words, '--keep', '8')
@@ -123,6 +125,19 @@ def test_reconstruct_a_folder(
     words = ['reconstruct', *_tokenizer(files), *pair, '--out', str(out)]
     lines = _run(capsys, *words, '--keep', '8').splitlines()
     assert [line[:5] for line in lines] == ['00: 8', '01: 1', 'mean ', '2 ima']
+
+
+def test_images_of_another_kind(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Noise on a model that has learnt digits; at a small K that tells nothing."""
+    words = ['reconstruct', 'digits', files['images'], '--out', str(tmp_path)]
+    main([*words, '--device', 'cpu', '--keep', 'all'])
+    told = capsys.readouterr().err
+    assert 'warning: little comes back (' in told
+    assert 'this model has learnt from handwritten digits (MNIST), white on' in told
+    main([*words, '--device', 'cpu', '--keep', '2'])
+    assert 'little' not in capsys.readouterr().err
 
 
 def test_encode_then_decode(

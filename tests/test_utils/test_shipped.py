@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mergevq_mm
@@ -34,14 +35,14 @@ def test_a_folder_of_a_model_goes_before_the_name(
 
 def test_names_with_weights(tmp_path: Path) -> None:
     names = mergevq_mm.list_models(pretrained=True)
-    assert names == shipped.shipped_models() == ['digits']
+    assert names == shipped.shipped_models() == ['digits', 'photos']
     assert set(names) < set(mergevq_mm.list_models())
     info = hub.model_info('digits')
     assert Path(info.weights).parent == Path(info.config).parent == FOLDER / 'digits'
     assert 'MNIST' in info.metadata.data['Training Data']
     with pytest.raises(ValueError, match=r'"digitz" is not known \(did you mean digit'):
         mergevq_mm.get_model('digitz')
-    with pytest.raises(FileNotFoundError, match='with the package: digits'):
+    with pytest.raises(FileNotFoundError, match='with the package: digits, photos'):
         mergevq_mm.from_pretrained('digitz')
     args = parse_args(['reconstruct', 'digits', 'a.png', '--random-weights'])
     with pytest.raises(ValueError, match='no effect on .*"digits"'):
@@ -63,3 +64,23 @@ def test_digits_are_small_and_draw_a_digit() -> None:
     assert columns[12:20].max() > 60 > 10 > max(columns[:6].max(), columns[-6:].max())
     encoder = mergevq_mm.models.published_encoder('digits', keep=16)
     assert encoder.grid == (8, 8)
+
+
+def test_photographs_are_small_and_come_back() -> None:
+    """One that the model has not seen, in its colours, at three K."""
+    data = pytest.importorskip('skimage.data', reason='needs scikit-image')
+    files = [path for path in (FOLDER / 'photos').rglob('*') if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 4_000_000
+    reconstruct = mergevq_mm.ReconstructionInferencer('photos', device='cpu')
+    cat = data.chelsea()
+    asked = {1.0: 27.9, 0.5625: 26.8, 0.25: 25.5}  # dB, as measured
+    one = reconstruct(cat, keep=list(asked), size=96)[0]
+    assert one['original'].shape == (96, 144, 3)
+    made = one['reconstructions']
+    assert [*made] == [864, 486, 216]
+    for found, right in zip(made.values(), asked.values(), strict=True):
+        assert found['psnr'] == pytest.approx(right, abs=0.3)
+        bias = found['image'].mean((0, 1)) - one['original'].mean((0, 1))
+        assert np.abs(bias).max() < 8  # grey values: no orange cat
+    own = reconstruct(cat, size=96)[0]['reconstructions']
+    assert [*own] == [216]  # a quarter, unless somebody asks for another

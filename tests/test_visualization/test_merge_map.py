@@ -3,6 +3,7 @@ import pytest
 from skimage.color import rgb2lab
 
 from mergevq_mm.visualization.merge_map import (
+    cell_scale,
     default_scale,
     distinct_colours,
     draw_merge_map,
@@ -102,6 +103,9 @@ def test_default_scale():
     assert default_scale((32, 32)) == 5
     assert default_scale((64, 48)) == 2
     assert default_scale((256, 256)) == 1
+    assert cell_scale((192, 288), (48, 72), 300) == 2  # cells of 4 pixels
+    assert cell_scale((192, 288), (12, 18), 300) == 1
+    assert cell_scale((64, 96), (16, 24), 300) == 3
 
 
 def test_bad_input():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_streaming import build_mergear
 
 from mergevq_mm.apis import EditingInferencer
-from mergevq_mm.apis.editing_inferencer import Edit
+from mergevq_mm.apis.editing_inferencer import REGIONS, Edit
 from mergevq_mm.apis.preparation import Preparation
-from mergevq_mm.web.editor import canvas_of, draw_anew, painted
+from mergevq_mm.web.editor import canvas_of, draw_anew, painted, regions_of
 from mergevq_mm.web.uploads import ForeignFileError, store_upload, temporary_folder
 
 IMAGE = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -48,6 +50,23 @@ def test_what_is_painted_is_drawn(edit: EditingInferencer) -> None:
     mask[:, 4:] = True
     _, note = draw_anew(edit, IMAGE, None, 'right half', 'none', 16, 0, 1)
     assert note.startswith('**50% of the tokens**')
+
+
+def test_no_region_is_offered_that_is_refused(
+    edit: EditingInferencer, tmp_path: Path
+) -> None:
+    assert regions_of(edit.model, True) == ['painted', *REGIONS]
+    assert regions_of(edit.model, False) == list(REGIONS)
+    in_order = EditingInferencer(build_mergear(tmp_path), device='cpu')
+    offered = regions_of(in_order.model, True)
+    for region in REGIONS:
+        arguments = (in_order, IMAGE, None, region, 'none', 9, 0, 1)
+        if region in offered:
+            assert draw_anew(*arguments)[1].startswith('**50% of the tokens**')
+        else:
+            with pytest.raises(ValueError, match='behind it in raster order'):
+                draw_anew(*arguments)
+    assert offered == ['lower half']
 
 
 def test_what_is_painted_is_prepared_once(

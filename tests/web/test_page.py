@@ -14,8 +14,9 @@ import tiny_mergevq as tiny
 from PIL import Image
 
 from mergevq_mm.apis import ReconstructionInferencer
+from mergevq_mm.apis.known_images import known_images
 from mergevq_mm.web import build_page, offline
-from mergevq_mm.web.page import known_images, view_tokens
+from mergevq_mm.web.page import view_tokens
 from mergevq_mm.web.parts import import_gradio, words_of
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')

@@ -11,8 +11,7 @@ gradio's examples), and what is no photograph (a phase image, 25-pixel faces).
 The licences stand in ``NOTICE``. A tokenizer is trained on the crops by ::
 
     python tools/dataset_converters/shipped_photographs.py
-    MERGEVQ_FOLDER=data/shipped_photographs/train MERGEVQ_STEPS=20000 \
-        python tools/train.py configs/pictures/mergevq_folder.py
+    python tools/train.py configs/pictures/mergevq_shipped_photographs.py
 """
 
 from __future__ import annotations

@@ -64,6 +64,7 @@ class RandAR(CodeGenerator):
     """
 
     GRAPHED = ('decode_anew',)
+    any_region = True
 
     def __init__(self, *args: Any, positions: str = 'rank', **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

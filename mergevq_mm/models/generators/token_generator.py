@@ -59,6 +59,8 @@ class TokenGenerator(BaseModel):
         ValueError: If there are no classes, or a K is larger than the tokenizer's L.
     """
 
+    any_region = False  # whether an edit may leave known codes behind its region
+
     def __init__(
         self,
         tokenizer: dict,
