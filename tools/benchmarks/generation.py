@@ -269,6 +269,9 @@ def ways_of(
     for cache in ('full', 'compressed'):
         name = f'{cache}, {args.drafts} drafts'
         ways[name] = sample(main, cache, cache=cache, speculative=args.drafts)
+        if args.compile and kind == 'cuda':
+            more = dict(cache=cache, speculative=args.drafts, step='graph')
+            ways[f'{name}, graph'] = sample(main, cache, **more)
     for name, model in models.items():
         if model is not main:
             ways[name] = sample(model, 'pairs' if isinstance(model, RandAR) else 'full')
