@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -22,6 +25,7 @@ from mergevq_mm.models.utils.merging_operators import (
 )
 from mergevq_mm.utils.operator_count import count_operators
 
+REPO = Path(__file__).parents[2]
 CASES = [(17, 8, 8), (17, 3, 5), (16, 7, 1), (10, 1, 40), (66, 20, 3), (2, 0, 4)]
 
 
@@ -123,18 +127,6 @@ def test_a_kernel_that_fails_is_replaced(
 # ------------------------------------------------------------------------- the kernels
 
 
-@pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Triton's, interpreted on the CPU."""
-    pytest.importorskip('triton')
-    monkeypatch.setenv('TRITON_INTERPRET', '1')
-    name = 'mergevq_mm.models.utils.merging_kernels'
-    spec = importlib.util.find_spec(name)
-    module = importlib.util.module_from_spec(spec)  # one that nobody else has
-    spec.loader.exec_module(module)
-    return module
-
-
 def compare(kernels: ModuleType, to: Callable[[Tensor], Tensor]) -> None:
     """Kernels against their references, in all cases."""
     close = dict(rtol=1e-6, atol=1e-6)
@@ -164,12 +156,17 @@ def compare(kernels: ModuleType, to: Callable[[Tensor], Tensor]) -> None:
         torch.testing.assert_close(found.cpu(), expected, rtol=1e-2, atol=1e-2)
 
 
-def test_kernels_are_their_references(
-    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without a GPU, by an interpreter."""
-    monkeypatch.setattr(kernels, 'WIDTH', 16)  # several programs for the channels
-    compare(kernels, lambda tensor: tensor)
+@pytest.mark.slow
+def test_kernels_are_their_references() -> None:
+    """Without a GPU, by an interpreter, which a process has to begin with."""
+    pytest.importorskip('triton')
+    run = subprocess.run(
+        [sys.executable, __file__],
+        env={**os.environ, 'TRITON_INTERPRET': '1', 'PYTHONPATH': str(REPO)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.gpu
@@ -194,3 +191,10 @@ def test_a_gpu_uses_the_kernels() -> None:
         block(x, None, (), 16)[0].square().sum().backward()
         assert not merging_operators._failed
     assert x.grad is not None
+
+
+if __name__ == '__main__':
+    from mergevq_mm.models.utils import merging_kernels
+
+    merging_kernels.WIDTH = 16  # several programs for the channels
+    compare(merging_kernels, lambda tensor: tensor)
