@@ -255,7 +255,8 @@ def ways_of(
 
     ways = {'loop': Way(main, 'static', partial(loop, PlainLoop(main)))}
     if args.compile:
-        how = {'mode': 'reduce-overhead'} if kind == 'cuda' else {}
+        on_gpu = {'mode': 'reduce-overhead', 'dynamic': False}
+        how = on_gpu if kind == 'cuda' else {}
         plain = PlainLoop(main, dict(backend=decoding_step.BACKEND, **how))
         ways['loop, compile'] = Way(main, 'static', partial(loop, plain))
     for cache in ('full', 'compressed'):
