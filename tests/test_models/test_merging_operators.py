@@ -169,6 +169,30 @@ def test_kernels_are_their_references() -> None:
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('sized', [True, False])
+def test_kernels_compile_without_a_gpu(sized: bool) -> None:
+    """To the machine code of an H100."""
+    triton = pytest.importorskip('triton')
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from mergevq_mm.models.utils import merging_kernels
+
+    known = dict.fromkeys(('best', 'weight', 'tokens', 'means', 'grad', 'out'), '*fp32')
+    known |= dict.fromkeys(('partner', 'kept', 'merged', 'target'), '*i64')
+    known |= dict.fromkeys(('length', 'width', 'side', 'r'), 'i32')
+    known['size'] = '*fp32' if sized else '*i64'
+    constants = dict(SIDE=128, SIZED=sized, D=1024, R=32)
+    for name in ('_pairs', '_means', '_gradient'):
+        kernel = getattr(merging_kernels, name)
+        of_it = {k: v for k, v in constants.items() if k in kernel.arg_names}
+        signature = {k: known.get(k, 'constexpr') for k in kernel.arg_names}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=of_it)
+        made = triton.compile(source, target=GPUTarget('cuda', 90, 32))
+        assert 'cubin' in made.asm
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize('device', ['cuda:0', 'cuda:1'])
 def test_kernels_on_a_gpu(device: str) -> None:
