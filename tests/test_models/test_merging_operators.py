@@ -26,7 +26,7 @@ from mergevq_mm.models.utils.merging_operators import (
 from mergevq_mm.utils.operator_count import count_operators
 
 REPO = Path(__file__).parents[2]
-CASES = [(17, 8, 8), (17, 3, 5), (16, 7, 1), (10, 1, 40), (66, 20, 3), (2, 0, 4)]
+CASES = [(17, 8, 8), (17, 3, 5), (16, 7, 1), (10, 1, 40), (34, 12, 3), (2, 0, 4)]
 
 
 @pytest.fixture
@@ -157,6 +157,7 @@ def compare(kernels: ModuleType, to: Callable[[Tensor], Tensor]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_kernels_are_their_references() -> None:
     """Without a GPU, by an interpreter, which a process has to begin with."""
     pytest.importorskip('triton')
