@@ -9,10 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mergevq_mm.models.utils.attention import MergingBlock
 from mergevq_mm.models.utils.group_map import group_sizes, recover_tokens
+from mergevq_mm.models.utils.merging_operators import add_rows, add_rows_by_product
 from mergevq_mm.models.utils.token_merging import (
     Matching,
-    add_rows,
-    add_rows_by_product,
     bipartite_matching,
     follow_merges,
     merge_tokens,
@@ -326,7 +325,7 @@ def test_a_gpu_merges_as_a_cpu_does() -> None:
     found: dict[str, list[Tensor]] = {}
     tokens, weight = torch.randn(2, 4, 65, 48).unbind()
     for device in ('cpu', 'cuda', 'cuda'):
-        x = tokens.to(device).requires_grad_()
+        x = tokens.detach().to(device).requires_grad_()
         y, size, matches = x, None, []
         for r in (16, 12, 8):  # groups of merged tokens merge again
             match = bipartite_matching(y[..., :16].detach(), r)

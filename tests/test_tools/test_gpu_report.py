@@ -50,27 +50,30 @@ def test_the_report_runs_to_its_end(
     assert content['hardware']['torch'] == torch.__version__
     ended = {part['title']: part['ended'] for part in content['sections']}
     assert all(how.startswith('complete') for how in ended.values()), ended
-    card, entropy, attention, encoders, step, decoding, training = (
+    card, entropy, attention, decoding, merging, encoders, step, training = (
         part['rows'] for part in content['sections']
     )
     assert [row['unit'] for row in card] == ['GB/s', 'TFLOP/s', 'TFLOP/s', 'µs']
     assert [row['form'] for row in entropy] == ['factorised (ours)', 'dense']
     assert [row['way'] for row in attention] == ['none', 'mask', 'channel']
+    assert [row['way'] for row in merging] == ['kernels', 'operators']
+    assert merging[0]['operators'] == 2 < merging[1]['operators']
     assert [row['part'] for row in encoders] == ['whole', 'blocks']
     for row in encoders:
         assert row['bound'] > 1 and row['operators'] > row['operators_plain'] > 0
-    assert [row['way'] for row in step] == ['float32', 'bf16']
+    assert [row['way'] for row in step] == ['bf16', 'float32']
     assert all(row['operators'] > 1000 and row['rate'] > 0 for row in step)
-    names = ['loop', 'full', 'compressed', 'RandAR']
+    names = ['full', 'compressed', 'RandAR', 'loop']
     assert [row['way'] for row in decoding] == names
-    loop, full, compressed, random = decoding
+    full, compressed, random, loop = decoding
+    assert full['ratio'] == full['rate'] / loop['rate']
     assert loop['ratio'] == 1 and loop['passes'] == full['passes'] == 64
     assert loop['operators'] > 0 and random['passes'] < 64
     assert loop['mib'] > full['mib'] > compressed['mib']
     assert [row['iterations'] for row in training] == ['1-3', '4-5']
     assert training[0]['rate'] == 100.0  # two images in 20 ms
     text = (tmp_path / 'report.md').read_text()
-    assert text.count('Ended: complete') == text.count('\n## ') == 7
+    assert text.count('Ended: complete') == text.count('\n## ') == 8
     assert text.count('| compressed | ') == 1
 
 
@@ -96,21 +99,38 @@ def test_what_a_section_has_measured_stays(
     def nothing(setting: Any, section: Any) -> None:
         raise ValueError('no such device')
 
+    def partly(setting: Any, section: Any) -> None:
+        report = section('Partly', {'work': 'work', 'number': 'number|d'})
+        report.attempt(lambda: {}['no such key'], work='first')
+        report.attempt(lambda: {'number': 2}, work='second')
+
     parts = {'slow': (slow, 1), 'broken': (broken, 1), 'nothing': (nothing, 1)}
+    parts['partly'] = partly, 1
     parts['good'] = (lambda setting, section: section('G', {'a': 'a'}).add(a='b'), 1)
     monkeypatch.setattr(tool, 'SECTIONS', parts)
-    monkeypatch.setattr(tool, 'limits', lambda left, shares: 0.3)
+    # The first one alone is slow.
+    limit = lambda left, shares: 0.3 if len(shares) == len(parts) else 60.0  # noqa: E731
+    monkeypatch.setattr(tool, 'limits', limit)
     monkeypatch.setattr(
         tool, 'parse_args', lambda argv, parse=tool.parse_args: _all(parse(argv), parts)
     )
     content = run(tool, file)
     (early,) = stored
     assert early['rows'] == [{'work': 'first'}] and early['ended'] == 'cut off'
-    first, second, third, last = content['sections']
+    first, second, third, partly, last = content['sections']
     assert first['ended'].startswith('its time of 0 s was up')
     assert second['ended'].startswith('RuntimeError: out of memory (')
     assert third['ended'].startswith('ValueError: no such device')
     assert first['rows'] == second['rows'] == [{'work': 'first'}]
+    error = "KeyError: 'no such key'"
+    assert partly['ended'].startswith('1 of 2 rows failed; complete')
+    assert partly['notes'] == [f'first: {error}']
+    assert partly['rows'] == [
+        {'work': 'first', 'error': error},
+        {'work': 'second', 'number': 2},
+    ]
+    text = file.with_suffix('.md').read_text()
+    assert '| first | – |\n| second | 2 |\n' in text and error in text
     assert last['ended'].startswith('complete') and last['rows'] == [{'a': 'b'}]
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
@@ -126,6 +146,18 @@ def test_time_that_is_left_goes_on(tool: ModuleType) -> None:
     assert tool.limits(-5.0, [3]) == 1.0
     with pytest.raises(ValueError, match='--minutes 0.0 is no time'):
         tool.parse_args(['--minutes', '0'])
+
+
+def test_the_best_loop_that_was_measured_is_compared_with(tool: ModuleType) -> None:
+    rates = [('graph', 1, 8.0), ('loop', 1, 2.0), ('loop', 4, 5.0), ('full', 4, None)]
+    rows = [dict(way=way, batch=batch, rate=rate) for way, batch, rate in rates]
+    tool.gpu_decoding.compare(rows[:1])
+    assert 'ratio' not in rows[0]
+    tool.gpu_decoding.compare(rows)
+    assert [row.get('ratio') for row in rows] == [4.0, 1.0, 1.0, None]
+    rows.append(dict(way='loop, compile', batch=1, rate=4.0))
+    tool.gpu_decoding.compare(rows)
+    assert [row.get('ratio') for row in rows] == [2.0, 0.5, 1.0, None, 1.0]
 
 
 def test_what_a_pass_reads(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,10 +215,10 @@ def test_a_training_is_asked_to_stop_once_it_has_begun(
     assert row == dict(status=3, start=None, seen=[], output='why\n')
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-@pytest.mark.timeout(900)
+@pytest.mark.gpu
+@pytest.mark.timeout(400)
 def test_training_is_stopped_and_resumed(tool: ModuleType, tmp_path: Path) -> None:
-    flags = ['--sections', 'training', '--minutes', '10']
+    flags = ['--sections', 'training', '--minutes', '4']
     (part,) = run(tool, tmp_path / 'report.json', *flags)['sections']
     assert part['ended'].startswith('complete'), part
     first, resumed = part['rows']

@@ -255,7 +255,8 @@ def ways_of(
 
     ways = {'loop': Way(main, 'static', partial(loop, PlainLoop(main)))}
     if args.compile:
-        how = {'mode': 'reduce-overhead'} if kind == 'cuda' else {}
+        on_gpu = {'mode': 'reduce-overhead', 'dynamic': False}
+        how = on_gpu if kind == 'cuda' else {}
         plain = PlainLoop(main, dict(backend=decoding_step.BACKEND, **how))
         ways['loop, compile'] = Way(main, 'static', partial(loop, plain))
     for cache in ('full', 'compressed'):
@@ -269,6 +270,9 @@ def ways_of(
     for cache in ('full', 'compressed'):
         name = f'{cache}, {args.drafts} drafts'
         ways[name] = sample(main, cache, cache=cache, speculative=args.drafts)
+        if args.compile and kind == 'cuda':
+            more = dict(cache=cache, speculative=args.drafts, step='graph')
+            ways[f'{name}, graph'] = sample(main, cache, **more)
     for name, model in models.items():
         if model is not main:
             ways[name] = sample(model, 'pairs' if isinstance(model, RandAR) else 'full')

@@ -17,6 +17,12 @@ from reporting import Report
 from torch import Tensor
 
 from mergevq_mm.models.backbones.mergevq_encoder import MergeVQEncoder
+from mergevq_mm.models.utils.merging_operators import (
+    means_by_sums,
+    merge_groups,
+    pairs_by_sorting,
+    split_pairs,
+)
 
 # Encoder, K, and whether all of it is measured or its blocks alone.
 ENCODERS = [('r-base', 36, True), ('g-d64', 256, False), ('g+r-d64', 144, False)]
@@ -63,13 +69,63 @@ def entropy(setting: Setting, section: Section) -> None:
     z = 0.1 * torch.randn(tokens, bits, device=setting.device)
     args = argparse.Namespace(temperature=0.01, no_vq_pytorch=True, no_dense=False)
     for name, form in lfq.losses(args, bits, setting.device).items():
-        work = partial(lfq.step, form, z)
-        report.add(
-            form=name,
-            mib=peak_memory(work, setting.device) / MIB,
-            ms=1e3 * setting.timed(work),
-            operators=operators(work),
+        report.attempt(
+            partial(_launches, setting, partial(lfq.step, form, z)), form=name
         )
+
+
+def _launches(setting: Setting, work: Callable[[], Any]) -> dict[str, float | None]:
+    """Memory, time and launches of a piece of work."""
+    return dict(
+        mib=peak_memory(work, setting.device) / MIB,
+        ms=1e3 * setting.timed(work),
+        operators=operators(work),
+        kernels=setting.kernels(work),
+    )
+
+
+@torch.no_grad()
+def merging(setting: Setting, section: Section) -> None:
+    """What merging adds to a block but products: by kernels, and by operators."""
+    batch, cases = 64, [(257, 18, 768), (1025, 64, 512)]  # the first of R and G
+    if setting.small:
+        batch, cases = 2, [(65, 9, 32)]
+    report = section(
+        f'Pairs and means of one block that merges, {batch} images, float32',
+        {
+            'shape': 'tokens, pairs, width',
+            'way': 'way',
+            'ms': 'time (ms)|.3f',
+            'mib': 'MiB|,.1f',
+            'operators': 'operators|d',
+            'kernels': 'kernels|d',
+        },
+    )
+    for length, r, width in cases:
+        tokens = torch.randn(batch, length, width, device=setting.device)
+        size = torch.randint(1, 9, (batch, length), device=setting.device).float()
+        best = torch.rand(batch, (length - 1) // 2, device=setting.device)
+        partner = torch.randint_like(best, length // 2).long()
+        for way, operators_of_it in {
+            'kernels': (split_pairs, merge_groups),
+            'operators': (pairs_by_sorting, means_by_sums),
+        }.items():
+            work = partial(_merge, *operators_of_it, tokens, size, best, partner, r)
+            measure = partial(_launches, setting, work)
+            report.attempt(measure, shape=f'{length}, {r}, {width}', way=way)
+
+
+def _merge(
+    pairs: Callable,
+    means: Callable,
+    tokens: Tensor,
+    size: Tensor,
+    best: Tensor,
+    partner: Tensor,
+    r: int,
+) -> Tensor:
+    """Means of the groups of the r best pairs."""
+    return means(tokens, size, *pairs(best, partner, r))[0]
 
 
 @torch.no_grad()
@@ -158,7 +214,8 @@ def encoder(setting: Setting, section: Section) -> None:
     modes = encoder_modes(setting, lambda: torch.empty(0))
     for mode in modes:  # what is slow to make comes after all the rest
         for case, known in prepared:
-            report.add(**known, mode=mode, **_measured(setting, case, known, mode))
+            measure = partial(_measured, setting, case, known, mode)
+            report.attempt(measure, **known, mode=mode)
 
 
 def _case(

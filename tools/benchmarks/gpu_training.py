@@ -11,6 +11,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,9 +45,9 @@ def stage1_files(setting: Setting, folder: str) -> list[str]:
 
 def ways_to_train(setting: Setting) -> dict[str, Callable[[Config], None] | None]:
     """For each row how it changes a config; fused optimizers are for GPUs."""
-    ways = {'float32': None, 'bf16': enable_bf16}
-    if setting.gpu:
-        ways |= {'--fast': enable_fast, f'--fast {LAST}': enable_fast}
+    ways = {'bf16': enable_bf16, 'float32': None}
+    if setting.gpu:  # channels-last compiles
+        ways = {'--fast': enable_fast, **ways, f'--fast {LAST}': enable_fast}
     return ways
 
 
@@ -66,11 +67,13 @@ def step(setting: Setting, section: Callable[..., Report]) -> None:
         },
     )
     with tempfile.TemporaryDirectory() as folder:
-        for file in stage1_files(setting, folder):
-            for way, change in ways_to_train(setting).items():
-                last = way.endswith(LAST)
-                row = _measured(setting, file, folder, batch, change, last)
-                report.add(config=Path(file).stem, way=way, **row)
+        files = stage1_files(setting, folder)
+        for way, change in ways_to_train(setting).items():
+            for file in files:
+                measure = partial(
+                    _measured, setting, file, folder, batch, change, way.endswith(LAST)
+                )
+                report.attempt(measure, config=Path(file).stem, way=way)
 
 
 def _measured(

@@ -7,9 +7,12 @@ terminal and in the file what was measured until then.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import textwrap
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,7 @@ class Report:
         self.formats = {key: head.partition('|')[2] for key, head in columns.items()}
         self.rows: list[dict[str, Any]] = []
         self.notes: list[str] = []
+        self.failed = 0  # rows
         self.hardware = hardware(device)  # with the load before the work
 
     def add(self, **values: Any) -> None:
@@ -52,6 +56,24 @@ class Report:
         self.rows.append(values)
         print(self._line(self.cells(values)), flush=True)
         self.store()
+
+    def attempt(self, measure: Callable[[], dict[str, Any]], **known: Any) -> None:
+        """Add a row; where it cannot be measured, what is known, and why in a note.
+
+        Args:
+            measure (Callable): Returns the values of the row.
+            **known: Those that are known before.
+        """
+        try:
+            found = measure()
+        except Exception as error:  # of the work: out of memory, a compiler's …
+            traceback.print_exc()
+            found = {'error': why(error)}
+            self.note(f'{", ".join(map(str, known.values()))}: {found["error"]}')
+            self.failed += 1
+        if 'error' in found:
+            gc.collect()  # what the error has kept
+        self.add(**known, **found)
 
     def note(self, text: str) -> None:
         """Add a line below the table."""
@@ -129,6 +151,11 @@ class Report:
                 self._line([([''] * lines + head)[-lines:][number] for head in heads])
             )
         print('-' * (sum(self._widths()) + 2 * len(heads) - 2))
+
+
+def why(error: Exception) -> str:
+    """What has gone wrong, on one line."""
+    return f'{type(error).__name__}: {str(error).partition(chr(10))[0]}'
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""The one-token step as CUDA graphs that serve one batch after the other.
+"""A step, of one token or of drafts, as CUDA graphs that serve batch after batch.
 
 A graph writes to and reads from the places in memory where its tensors stood when it
 was captured. So a kind of batch (rows, slots, rule …) has static memory: a new batch of
@@ -45,6 +45,7 @@ class StaticMemory:
         self.buffers, self.cache = buffers(decoding), decoding.cache
         self.code = torch.zeros_like(decoding.index[:, :1])
         self.token = torch.zeros_like(self.code)
+        self.far = self.code.new_zeros(2)
         self.joined: list[Tensor] | None = None
         self.replays: dict[int, Callable[[], None] | None] = {}
         self.made_for: tuple | None = None
@@ -65,6 +66,11 @@ class StaticMemory:
         noise, index, scale, factors, *others = self.buffers
         decoding.noise, decoding.index, decoding.scale = noise, index, scale
         decoding.network = replace(decoding.network, factors=factors)
+        if decoding.drafting is not None:
+            drawn, done, passes, *others = others
+            decoding.drafting = replace(
+                decoding.drafting, drawn=drawn, done=done, passes=passes
+            )
         if decoding.beginnings is not None:
             decoding.beginnings = replace(decoding.beginnings, open=others.pop())
         if decoding.given is not None:
@@ -75,6 +81,9 @@ class StaticMemory:
 def buffers(decoding: RasterDecoding) -> list[Tensor]:
     """Tensors of a batch that a step reads, beside cache and weights."""
     found = [decoding.noise, decoding.index, decoding.scale, decoding.network.factors]
+    if decoding.drafting is not None:
+        drafting = decoding.drafting
+        found += [drafting.drawn, drafting.done, drafting.passes]
     if decoding.given is not None:
         found.append(decoding.given)
     if decoding.beginnings is not None:
@@ -95,6 +104,7 @@ def kind_of(decoding: RasterDecoding) -> tuple:
         repr(rule),
         decoding.given is None,
         decoding.beginnings is None,
+        decoding.drafting is None,
         *(tuple(buffer.shape) for buffer in buffers(decoding)),
     )
 
@@ -128,37 +138,36 @@ def static_memory(decoding: RasterDecoding, way: str) -> StaticMemory:
         return memory
 
 
-class CapturedStep:
-    """The step of a batch as CUDA graphs, one for each part of the cache that is read.
+class Captured:
+    """Work on a batch as CUDA graphs, one for each part of the cache that is read.
 
-    The first step of each kind runs as it is, which also warms the libraries up.
+    The first time of each kind runs as it is, which also warms the libraries up.
 
     Args:
         decoding (RasterDecoding): The samples, none drawn yet; they get static memory.
-        run (Callable): A step; takes code, token and read.
+        run (Callable): The work.
         way (str): Name of ``run``.
     """
 
-    def __init__(self, decoding: RasterDecoding, run: Step, way: str) -> None:
+    def __init__(
+        self, decoding: RasterDecoding, run: Callable[..., Tensor], way: str
+    ) -> None:
         self.memory = static_memory(decoding, way)
         self.graphs = graphs_of(decoding.index.device)
-        self.decoding, self.run, self.begun = decoding, run, False
+        self.decoding, self.run = decoding, run
         self.places: tuple[int, ...] = ()
 
-    def __call__(self, code: Tensor, token: Tensor, read: int) -> Tensor:
-        """See :func:`.raster_decoding.decode_step`; ``token`` counts in own memory."""
+    def replay(self, read: int) -> None:
+        """Do the work, where at least so many slots of the cache are read."""
         memory, store = self.memory, self.decoding.cache.store
-        if not self.begun:
-            memory.token.copy_(token)
+        if not self.places:  # the first time: the weights are joined by now
             memory.joined = self.decoding.joined.joined
-            self.places, self.begun = places_of_weights(self.decoding), True
+            self.places = places_of_weights(self.decoding)
         if memory.made_for != (store.version, self.places):
             if memory.replays:
                 self.graphs.wait()
                 memory.replays.clear()
             memory.made_for = (store.version, self.places)
-        if code is not memory.code:
-            memory.code.copy_(code)
         read = rounded_read(read, store.slots)
         work = partial(self.work, read)
         if read not in memory.replays:
@@ -168,6 +177,23 @@ class CapturedStep:
             if memory.replays[read] is None:
                 memory.replays[read] = self.graphs.capture(work)
             memory.replays[read]()
+
+    def work(self, read: int) -> None:
+        """Do the work in static memory."""
+        raise NotImplementedError
+
+
+class CapturedStep(Captured):
+    """The step of one token; ``run`` takes code, token and read."""
+
+    def __call__(self, code: Tensor, token: Tensor, read: int) -> Tensor:
+        """See :func:`.raster_decoding.decode_step`; ``token`` counts in own memory."""
+        memory = self.memory
+        if not self.places:
+            memory.token.copy_(token)
+        if code is not memory.code:
+            memory.code.copy_(code)
+        self.replay(read)
         return memory.code
 
     def work(self, read: int) -> None:
@@ -175,6 +201,20 @@ class CapturedStep:
         code, token = self.memory.code, self.memory.token
         with no_autocast_cache():
             code.copy_(self.run(code, token, read))
+
+
+class CapturedPass(Captured):
+    """The pass of several drafts; ``run`` takes read."""
+
+    def __call__(self, read: int) -> Tensor:
+        """See :func:`.speculative.draft_pass`."""
+        self.replay(read)
+        return self.memory.far.clone()  # the host reads it after the next pass
+
+    def work(self, read: int) -> None:
+        """A pass in static memory."""
+        with no_autocast_cache():
+            self.memory.far.copy_(self.run(read))
 
 
 def places_of_weights(decoding: RasterDecoding) -> tuple[int, ...]:

@@ -5,8 +5,8 @@ take it. Three things change between steps: the tensors that hold code and posit
 whose contents change; ``read``, the part of the cache that is looked at, which grows by
 whole blocks; and, seldom, the cache's store, when a sample needs more room. A compiled
 step has one graph for all batches of two and more samples, one for a single sample, and
-others for other kinds of options and caches. For captured graphs, of the step as it is
-or of the compiled one, see :mod:`.captured_step`.
+others for other kinds of options and caches. For captured graphs, of the step as it is,
+of the compiled one or of a pass of drafts, see :mod:`.captured_step`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from mergevq_mm.utils.compiling import limit_hit, recompile_limit
 
-from .captured_step import CapturedStep, Step
+from .captured_step import CapturedPass, CapturedStep, Step
 from .raster_decoding import RasterDecoding, decode_step
+from .speculative import draft_pass
 
 STEPS = ('eager', 'compile', 'graph', 'compile-graph')
 BACKEND = 'inductor'
@@ -48,25 +49,31 @@ def check_step(step: str, device: torch.device, speculative: int = 0) -> None:
             f"step='{step}' captures a CUDA graph, but the model is on the "
             f"{device.type}; use step='compile' or 'eager', or move it to a GPU."
         )
-    if step != 'eager' and speculative:
+    if step.startswith('compile') and speculative:
         raise ValueError(
-            f"step='{step}' is one token, but speculative={speculative} runs several "
-            "a pass; use step='eager' with it, or speculative=0."
+            f"step='{step}' compiles the step of one token, but speculative="
+            f"{speculative} runs several a pass; use step='graph' or 'eager' with it, "
+            'or speculative=0.'
         )
 
 
-def make_step(step: str, decoding: RasterDecoding) -> Step | None:
-    """What :func:`.raster_decoding.decode_raster` is to call for each token.
+def make_step(
+    step: str, decoding: RasterDecoding
+) -> Step | Callable[[int], Tensor] | None:
+    """What is to be called for each token, or for each pass where there are drafts.
 
     Args:
         step (str): Checked, of :data:`STEPS`.
         decoding (RasterDecoding): The samples.
 
     Returns:
-        Callable, optional: None for 'eager'.
+        Callable, optional: For :func:`.raster_decoding.decode_raster` or
+        :func:`.speculative.decode_speculatively`; None for 'eager'.
     """
     if step == 'eager':
         return None
+    if decoding.drafting is not None:
+        return CapturedPass(decoding, partial(draft_pass, decoding), 'drafts')
     compiled = step.startswith('compile')
     run = CompiledStep(decoding) if compiled else partial(decode_step, decoding)
     return CapturedStep(decoding, run, step) if step.endswith('graph') else run

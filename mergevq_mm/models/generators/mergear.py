@@ -16,7 +16,7 @@ from .code_generator import CodeGenerator
 from .decoding_step import check_step, make_step
 from .editing import KnownCodes
 from .kv_store import KVStore
-from .raster_decoding import RasterDecoding, decode_raster
+from .raster_decoding import Drafting, RasterDecoding, decode_raster
 from .rotary import grid_positions, rank_positions, rotary_factors
 from .sampling import check_count, uniform_noise
 from .speculative import decode_speculatively
@@ -173,8 +173,8 @@ class MergeAR(CodeGenerator):
             speculative (int): Tokens to draft at a time as copies of earlier ones and
                 to verify in one pass; in fp32 the samples stay the same. Defaults to 0.
             step (str): How the step of one token runs: 'eager', 'compile' (by
-                torch.compile, at the first use), or 'graph' (CUDA graphs). Defaults to
-                'eager'.
+                torch.compile, at the first use), 'graph' (CUDA graphs, also of the
+                passes of drafts) or 'compile-graph'. Defaults to 'eager'.
             known (KnownCodes, optional): Images to keep but for a region, which has to
                 end the raster; it takes as many passes as without. Defaults to None.
             **options: ``temperature``, ``top_k``, ``top_p``, ``guidance`` (one number,
@@ -195,12 +195,11 @@ class MergeAR(CodeGenerator):
         )
         prefix = self.embed_prefix(self.guided_labels(labels, decoding.rule), keep)
         passes = torch.full_like(labels, decoding.index.shape[1])
+        run = make_step(step, decoding)
         if speculative:
-            index, passes = decode_speculatively(
-                decoding, prefix, speculative, int(self.places(keep)[:, 1].max()) + 1
-            )
+            index, passes = decode_speculatively(decoding, prefix, run)
         else:
-            index = decode_raster(decoding, prefix, make_step(step, decoding))
+            index = decode_raster(decoding, prefix, run)
         stats = {**self._cache_stats(decoding.cache, labels), 'passes': passes}
         complete = index.shape[1] == self.tokenizer.length
         index, first = self.codes(index)
@@ -262,6 +261,10 @@ class MergeAR(CodeGenerator):
         memory = self.make_cache(cache, rows, length, keep, speculative, restrict)
         index = labels.new_zeros(labels.shape[0], length)
         given = None if known is None else self.given_codes(known)
+        drafting = None
+        if speculative:
+            columns = int(self.places(keep)[:, 1].max()) + 1
+            drafting = Drafting.begin(index, speculative, columns)
         return RasterDecoding(
             network,
             rule,
@@ -269,6 +272,7 @@ class MergeAR(CodeGenerator):
             index,
             cache=memory,
             given=given,
+            drafting=drafting,
             beginnings=self.beginnings(len(labels), known),
         )
 

@@ -14,6 +14,38 @@ from .token_cache import TokenCache
 
 
 @dataclass
+class Drafting:
+    """How far samples are that draw several tokens a pass.
+
+    Attributes:
+        drawn (Tensor): The codes, B×(L+1+drafts) int64, filled in; what is drawn
+            beyond the end has room there.
+        done (Tensor): Place of the last code that is certain, B×1 int64.
+        passes (Tensor): That each has needed, the prefix's among them, B×1 int64.
+        columns (int): Of the grid.
+    """
+
+    drawn: Tensor
+    done: Tensor
+    passes: Tensor
+    columns: int
+
+    @classmethod
+    def begin(cls, index: Tensor, drafts: int, columns: int) -> Drafting:
+        """Where nothing is drawn yet.
+
+        Args:
+            index (Tensor): Room for the codes, B×L int64.
+            drafts (int): Tokens to guess a pass, at least 1.
+            columns (int): Of the grid.
+        """
+        behind = index.new_full((len(index), drafts + 1), -1)
+        done = torch.zeros_like(index[:, :1])
+        drawn = torch.cat([index, behind], dim=1)
+        return cls(drawn, done, torch.ones_like(done), columns)
+
+
+@dataclass
 class RasterDecoding(CodeDrawing):
     """Samples of the whole raster, or of the distinct codes in their order.
 
@@ -22,10 +54,12 @@ class RasterDecoding(CodeDrawing):
             network's rotary factors are those of prefix and tokens, n×(c/2)×2.
         given (Tensor, optional): Codes that stand already, B×n int64, -1 where one is
             to be drawn.
+        drafting (Drafting, optional): Where several tokens are drawn a pass.
     """
 
     cache: TokenCache
     given: Tensor | None = None
+    drafting: Drafting | None = None
 
     def start(self, prefix: Tensor) -> Tensor:
         """Run the prefix tokens, (rows·B)×P×D; the context of the first token."""

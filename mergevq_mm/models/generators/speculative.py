@@ -16,6 +16,7 @@ rounded logits either way. (Paper: none; speculative sampling is Leviathan et al
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -27,59 +28,77 @@ LAG = 4  # passes after which the host has to know how far the samples were
 
 
 def decode_speculatively(
-    decoding: RasterDecoding, prefix: Tensor, drafts: int, columns: int
+    decoding: RasterDecoding,
+    prefix: Tensor,
+    run: Callable[[int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw all tokens, up to 1 + ``drafts`` of them a pass.
+    """Draw all tokens, several of them a pass.
 
     Samples run at their own speed. How far they are the host reads when the numbers
     have arrived, and waits for none but those of ``LAG`` passes ago: so a device may
     run up to that many passes after the last one, in which nothing happens.
 
     Args:
-        decoding (RasterDecoding): The samples, none drawn yet; its cache has room for
-            the drafts.
+        decoding (RasterDecoding): The samples, none drawn yet, with their drafting; its
+            cache has room for the drafts.
         prefix (Tensor): Embedded prefix.
-        drafts (int): Tokens to guess a pass, at least 1.
-        columns (int): Of the grid.
+        run (Callable, optional): Does what :func:`draft_pass` does after ``decoding``,
+            by a captured graph. Defaults to None.
 
     Returns:
         tuple[Tensor, Tensor]: Codes B×L int64, and for each sample the passes that it
         needed, the prefix's among them, B.
     """
-    index, cache = decoding.index, decoding.cache
-    batch, length = index.shape
-    offset = torch.arange(drafts + 1, device=index.device)
-    # Room behind the end takes what is drawn there.
-    drawn = torch.cat([index, index.new_full((batch, drafts + 1), -1)], dim=1)
-    done = torch.zeros_like(index[:, :1])  # place of the last code that is certain
-    drawn[:, :1] = decoding.draw(decoding.start(prefix), done)
-    passes = torch.ones_like(done)
+    cache, drafting = decoding.cache, decoding.drafting
+    length = decoding.index.shape[1]
+    a_pass = drafting.drawn.shape[1] - length  # tokens
+    drafting.drawn[:, :1] = decoding.draw(decoding.start(prefix), drafting.done)
     looks: deque[HostCopy] = deque()
     slowest = fastest = 0
     with decoding.joined:
         while slowest < length - 1:
-            guess = guess_next(drawn, done, drafts, columns)
-            tried = torch.cat([drawn.gather(1, done), guess], dim=1)
-            token = done + offset  # B×(1 + drafts)
             # No sample is further than if all guesses had been right since.
-            latest = min(fastest + len(looks) * (1 + drafts), length - 1) + drafts
+            latest = min(fastest + len(looks) * a_pass, length - 1) + a_pass - 1
             # Guesses are copies: one code at most is new.
             read = cache.reserve(cache.prefix + latest, new=1)
-            code = decoding.draw(decoding.advance(tried, token, read), token + 1)
-            # A code is right if all the guesses before it were.
-            right = (code[:, :-1] == guess).cumprod(dim=1).sum(dim=1, keepdim=True)
-            active = done < length - 1
-            drawn.scatter_(1, torch.where(active, token + 1, length + offset), code)
-            passes += active
-            done = torch.where(active, done + 1 + right, done).clamp(max=length - 1)
-            cache.forget((done + cache.prefix).repeat(decoding.rows, 1))
-            looks.append(HostCopy(torch.stack(done.aminmax())))
+            far = draft_pass(decoding, read) if run is None else run(read)
+            looks.append(HostCopy(far))
             while looks and (looks[0].ready or len(looks) > LAG):
                 slowest, fastest = looks.popleft().read()
     # What is left does not depend on how long the host did not know of the end.
-    cache.evict((done + cache.prefix).repeat(decoding.rows, 1))
-    index.copy_(drawn[:, :length])
-    return index, passes.squeeze(1)
+    cache.evict((drafting.done + cache.prefix).repeat(decoding.rows, 1))
+    # Copies: the next batch of a graph takes the memory.
+    return drafting.drawn[:, :length].clone(), drafting.passes[:, 0].clone()
+
+
+def draft_pass(decoding: RasterDecoding, read: int) -> Tensor:
+    """One pass: guess the next codes of each sample, and keep the right ones.
+
+    It has static shapes and works in place, on the device alone.
+
+    Args:
+        decoding (RasterDecoding): The samples; cache and ``drafting`` are changed.
+        read (int): Slots of the cache to read.
+
+    Returns:
+        Tensor: Place of the last certain code of the slowest and of the fastest sample,
+        2 int64.
+    """
+    cache, drafting = decoding.cache, decoding.drafting
+    drawn, done, length = drafting.drawn, drafting.done, decoding.index.shape[1]
+    offset = torch.arange(drawn.shape[1] - length, device=drawn.device)  # 1 + drafts
+    guess = guess_next(drawn, done, len(offset) - 1, drafting.columns)
+    tried = torch.cat([drawn.gather(1, done), guess], dim=1)
+    token = done + offset  # B×(1 + drafts)
+    code = decoding.draw(decoding.advance(tried, token, read), token + 1)
+    # A code is right if all the guesses before it were.
+    right = (code[:, :-1] == guess).cumprod(dim=1).sum(dim=1, keepdim=True)
+    active = done < length - 1
+    drawn.scatter_(1, torch.where(active, token + 1, length + offset), code)
+    drafting.passes += active
+    done.copy_(torch.where(active, done + 1 + right, done).clamp(max=length - 1))
+    cache.forget((done + cache.prefix).repeat(decoding.rows, 1))
+    return torch.stack(done.aminmax())
 
 
 def guess_next(drawn: Tensor, done: Tensor, number: int, columns: int) -> Tensor:

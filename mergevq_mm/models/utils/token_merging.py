@@ -8,7 +8,7 @@ one of B, and the r most similar pairs become one token each.
 All shapes depend on Python integers alone, nothing is read back to the host and sums
 have a fixed order on any device, so the functions compile, capture in a CUDA graph and
 give the same numbers in each run. They are made of few operators, as starting a kernel
-costs a GPU more than what most of them compute.
+costs a GPU more than what most of them compute; see :mod:`.merging_operators`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .merging_operators import (
+    has_kernels,
+    means_by_sums,
+    merge_groups,
+    pairs_by_sorting,
+    split_pairs,
+)
 from .precision import no_autocast
 
 
@@ -66,10 +73,8 @@ def bipartite_matching(metric: Tensor, r: int) -> Matching:
         unit = F.normalize(metric.float(), dim=-1)
         similarity = torch.bmm(unit[:, 2::2], unit[:, 1::2].transpose(1, 2))  # B×a×b
         best, partner = similarity.max(dim=-1)  # B×a
-    ranked = best.argsort(dim=-1, descending=True, stable=True)
-    merged = ranked[:, :r]
-    kept = ranked[:, r:].sort(dim=-1).values
-    return Matching(kept, merged, partner.gather(1, merged))
+    take = split_pairs if has_kernels(best) else pairs_by_sorting
+    return Matching(*take(best, partner, r))
 
 
 def merge_tokens(
@@ -89,59 +94,8 @@ def merge_tokens(
         tuple[Tensor, Tensor]: Tokens B×(T-r)×D, differentiable in ``tokens``, and their
         sizes B×(T-r).
     """
-    if size is None:
-        one = torch.ones(1, 1, 1, dtype=torch.float32, device=tokens.device)
-        parts = [tokens, one.expand(*tokens.shape[:2], 1)]
-    else:
-        size = size.unsqueeze(-1)
-        parts = [tokens * size, size]
-    # Sums of members with their weight as one more channel: one gather moves both.
-    sums = torch.cat(parts, dim=-1)  # B×T×(D+1)
-    a, b = sums[:, 2::2], sums[:, 1::2]
-    b = add_rows(b, match.target, take_rows(a, match.merged))
-    sums = torch.cat([sums[:, :1], take_rows(a, match.kept), b], dim=1)
-    weight = sums[..., -1].detach()
-    mean = sums[..., :-1] / weight.unsqueeze(-1)
-    return mean.to(tokens.dtype), weight
-
-
-def add_rows(base: Tensor, target: Tensor, rows: Tensor) -> Tensor:
-    """Add rows to those that they belong to, in a fixed order.
-
-    ``scatter_add`` goes through the rows one after another on a CPU, but by atomics, in
-    another order at each run, on a GPU; there, and on any other device, a product with
-    the one-hot matrix of ``target`` does it.
-
-    Args:
-        base (Tensor): B×n×D.
-        target (Tensor): Row of ``base`` that each of the rows is added to, B×r int64.
-        rows (Tensor): B×r×D.
-
-    Returns:
-        Tensor: B×n×D, differentiable in ``base`` and ``rows``.
-    """
-    if base.device.type == 'cpu':
-        return base.scatter_add(1, _wide(target, rows.shape[-1]), rows)
-    return add_rows_by_product(base, target, rows)
-
-
-def add_rows_by_product(base: Tensor, target: Tensor, rows: Tensor) -> Tensor:
-    """:func:`add_rows` by a product, which has one order on any device."""
-    shape = (*target.shape, base.shape[1])
-    one_hot = torch.zeros(shape, dtype=rows.dtype, device=rows.device)  # B×r×n
-    one_hot.scatter_(2, target.unsqueeze(-1), 1.0)
-    with no_autocast(base):
-        return torch.baddbmm(base, one_hot.transpose(1, 2), rows)
-
-
-def take_rows(tokens: Tensor, position: Tensor) -> Tensor:
-    """Tokens at the given positions: B×T×D, B×n -> B×n×D."""
-    return tokens.gather(1, _wide(position, tokens.shape[-1]))
-
-
-def _wide(index: Tensor, width: int) -> Tensor:
-    """The same index for each channel: B×n -> B×n×D."""
-    return index.unsqueeze(-1).expand(-1, -1, width)
+    merge = merge_groups if has_kernels(tokens) else means_by_sums
+    return merge(tokens, size, *match)
 
 
 def follow_merges(x: Tensor, matches: Sequence[Matching], length: int) -> Tensor:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mergevq_mm.models.generators import MergeAR, captured_step
+from mergevq_mm.models.generators import MergeAR, captured_step, mergear
 from mergevq_mm.models.generators.captured_step import rounded_read
 from mergevq_mm.models.generators.decoding_step import make_step
 from mergevq_mm.models.generators.editing import KnownCodes
-from mergevq_mm.models.generators.raster_decoding import decode_raster, decode_step
+from mergevq_mm.models.generators.raster_decoding import decode_raster
+from mergevq_mm.models.utils.cuda_graphs import DeviceGraphs
 
 LABELS, SEEDS = torch.tensor([1, 4, 9, 0]), [5, 6, 7, 8]
 GUIDED = dict(temperature=0.7, guidance=(1.5, 2.0))
@@ -66,7 +67,7 @@ class StandIn:
         # A graph knows the memory of its batch, but does not keep the batch itself.
         step, (read,) = copy.copy(work.func.__self__), work.args
         step.decoding = copy.copy(step.decoding)
-        step.run = partial(decode_step, step.decoding)
+        step.run = partial(step.run.func, step.decoding)
 
         def replay() -> None:
             with Places() as places:
@@ -115,6 +116,29 @@ def test_batches_share_their_graphs(cache: str, options: dict, graphs: StandIn) 
     assert cache == 'compressed' or seen[0] == seen[1] == graphs.runs
     again = model.sample_codes(LABELS, 9, SEEDS, cache=cache, **options).index
     assert torch.equal(first, again)  # nobody wrote over what was returned
+
+
+@pytest.mark.parametrize('options', [GUIDED, dict(restrict=True, top_p=0.9)])
+@pytest.mark.parametrize('cache', ['full', 'compressed'])
+def test_passes_of_drafts_are_graphs(
+    cache: str, options: dict, graphs: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codes of one token at a time, in the passes of the work as it is."""
+    monkeypatch.setattr(mergear, 'check_step', lambda *arguments: None)
+    model, seen = tiny.make(MergeAR, keep=9, candidates=[9, 4]), []
+    for labels, seeds in ((LABELS, SEEDS), (LABELS.roll(1), [1, 2, 3, 4])):
+        sample = partial(model.sample_codes, labels, 9, seeds, cache=cache, **options)
+        plain, eager = sample(), sample(speculative=3)
+        drawn = sample(speculative=3, step='graph')
+        seen.append((drawn.index, plain.index))
+        for name in ('distinct', 'occupied', 'passes'):
+            assert drawn.stats[name].equal(eager.stats[name]), name
+        most = captured_step.SIZES * (1 + graphs.waits)
+        assert 1 <= graphs.captures <= graphs.runs <= most
+    for index, expected in seen:  # nobody wrote over what was returned
+        assert torch.equal(index, expected)
+    sample(speculative=2, step='graph')
+    assert len(captured_step._memory[model.transformer]) == 2
 
 
 def test_strength_of_guidance_needs_no_other_graph(graphs: StandIn) -> None:
@@ -232,18 +256,33 @@ def test_sizes_to_read() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize('device', ['cuda:0', 'cuda:1'])
-@pytest.mark.parametrize('step', ['graph', 'compile-graph'])
-def test_batches_on_a_gpu(step: str, device: str) -> None:
+@pytest.mark.parametrize(
+    ('step', 'drafts'), [('graph', 0), ('graph', 3), ('compile-graph', 0)]
+)
+def test_batches_on_a_gpu(
+    step: str, drafts: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Greedy where the step is compiled: it rounds otherwise."""
     if torch.device(device).index >= torch.cuda.device_count():
         pytest.skip('there is one GPU')
-    model = tiny.make(MergeAR).to(device)
-    options = dict(temperature=0) if step == 'compile-graph' else GUIDED
-    captures = []
+    made, capture = [], DeviceGraphs.capture
+
+    def counted(self: DeviceGraphs, work: Callable[[], None]) -> Callable[[], None]:
+        made.append(self.device)
+        return capture(self, work)
+
+    monkeypatch.setattr(DeviceGraphs, 'capture', counted)
+    model, captures = tiny.make(MergeAR).to(device), []
+    options = dict(temperature=0) if step == 'compile-graph' else dict(GUIDED)
+    options['cache'] = 'full'  # whose reads do not depend on what is drawn
     for labels, seeds in ((LABELS, SEEDS), (LABELS.roll(1), [1, 2, 3, 4])):
         labels = labels.to(device)
         expected = model.sample_codes(labels, 4, seeds, **options)
-        drawn = model.sample_codes(labels, 4, seeds, step=step, **options)
+        drawn = model.sample_codes(
+            labels, 4, seeds, step=step, speculative=drafts, **options
+        )
         assert torch.equal(drawn.index, expected.index)
-        captures.append(len(captured_step.graphs_of(labels.device).alive))
-    assert captures[0] == captures[1] >= 1
+        captures.append(len(made))
+    assert 1 <= captures[0] <= captures[1] <= captured_step.SIZES
+    assert drafts or captures[0] == captures[1]
+    assert set(made) == {torch.device(device)}

@@ -246,7 +246,7 @@ def test_a_device_is_never_waited_for(cache: str, speculative: int) -> None:
     try:
         with torch.no_grad():
             if speculative:
-                index, _ = decode_speculatively(decoding, prefix, speculative, 5)
+                index, _ = decode_speculatively(decoding, prefix)
             else:
                 index = decode_raster(decoding, prefix)
     finally:
@@ -398,8 +398,8 @@ def test_the_step_is_captured_in_graphs(cache: str) -> None:
     expected = model.sample_codes(labels, 1, SEEDS, cache, temperature=0)
     drawn = model.sample_codes(labels, 1, SEEDS, cache, temperature=0, step='graph')
     assert torch.equal(drawn.index, expected.index)
-    for name, values in drawn.stats.items():
-        assert values.equal(expected.stats[name]), name
+    for name in ('distinct', 'occupied', 'passes'):  # slots: as the host hears of them
+        assert drawn.stats[name].equal(expected.stats[name]), name
     free = model.sample_codes(labels, 1, SEEDS, cache)
     if cache == 'compressed':
         assert (free.stats['cache_slots'] > 2 + 2 + 17).any()

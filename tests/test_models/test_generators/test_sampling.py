@@ -229,7 +229,7 @@ def test_bad_options(options: dict, message: str) -> None:
         (
             MergeAR,
             dict(step='compile', speculative=2),
-            "step='compile' is one token, but speculative=2 .* use step='eager'",
+            "step='compile' compiles .* speculative=2 .* use step='graph' or 'eager'",
         ),
         (MergeAR, dict(num_steps=4), 'num_steps=4 is no option of sampling here'),
         (RandAR, dict(num_steps=0), 'num_steps=0 is no whole number of at least 1'),

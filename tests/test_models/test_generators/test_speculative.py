@@ -129,7 +129,7 @@ def test_passes_do_not_wait() -> None:
     decoding = model.start_decoding(LABELS, 4, SEEDS, speculative=3)
     prefix = model.embed_prefix(LABELS, 4)
     with torch.no_grad(), tiny.NoWaiting():
-        index, passes = decode_speculatively(decoding, prefix, 3, 5)
+        index, passes = decode_speculatively(decoding, prefix)
     assert torch.equal(index, expected.index)
     assert passes.equal(expected.stats['passes'])
 
