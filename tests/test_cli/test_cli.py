@@ -107,8 +107,9 @@ def test_reconstruct_a_folder(
     assert len(first) == 12
     mean = {k: np.mean([float(row[k]) for row in first]) for k in list(rows[0])[5:]}
     assert lines[0] == (
-        f'mean of 12: K = 8..12, PSNR {mean["psnr"]:.2f} dB, {mean["code_bits"]:.0f} + '
-        f'{mean["map_bits"]:.0f} bits, {mean["bpp"]:.4f} a pixel'
+        f'mean of 12: K = 8..12 (10.0 on average), PSNR {mean["psnr"]:.2f} dB, '
+        f'{mean["code_bits"]:.0f} + {mean["map_bits"]:.0f} bits, {mean["bpp"]:.4f} a '
+        'pixel'
     )
     assert lines[1].startswith('mean of 6: K = 8, PSNR ')
     kinds = ['K12', 'K8', 'merge_K12', 'merge_K8', 'strip']
@@ -140,6 +141,25 @@ def test_encode_then_decode(
     _run(capsys, 'reconstruct', *model, files['cat'], *words[1:4], str(tmp_path))
     one, other = Image.open(back / 'cat.png'), Image.open(tmp_path / 'cat_K7.png')
     assert np.array_equal(one, other)
+
+
+def test_a_budget(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = _tokenizer(files)
+    for command in ('encode', 'reconstruct'):
+        words = [command, *model, files['cat'], '--out', str(tmp_path / command)]
+        out = _run(capsys, *words, '--mean-tokens', '9')
+        assert re.search(r'cat.*: .*K = (6|9), ', out), out
+        assert _fails(*words, '--mean-tokens', '2') == (
+            'error: mean=2 of a budget is less than the 6 tokens that an image has at '
+            'least; give more, or keeps with a smaller K.'
+        )
+        assert _fails(*words, '--keep', '8', '--min-psnr', '20') == '2'
+        assert 'not allowed with argument' in capsys.readouterr().err
+    words = ['features', *model, files['cat'], '--out', str(tmp_path / 'f.npz')]
+    assert 'widths cls' in _run(capsys, *words, '--min-similarity', '0.9')
+    assert 'psnr needs a decoder' in _fails(*words, '--min-psnr', '20')
 
 
 def test_features(

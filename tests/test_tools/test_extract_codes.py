@@ -16,6 +16,7 @@ from mmengine.config import Config
 from PIL import Image
 from tiny_mergevq import SIZE, build_model, run_cfg, write_images
 
+from mergevq_mm import Budget
 from mergevq_mm.datasets import MergeVQCodes
 from mergevq_mm.models import MergeVQ
 from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
@@ -108,6 +109,31 @@ def test_codes_are_those_of_encoding_one_by_one(extract, files, model, tmp_path,
             assert torch.equal(item['inputs'][f'group_K{keep}'], merged.group[0])
             groups = item['inputs'][f'group_K{keep}'].tolist()
             assert list(dict.fromkeys(groups)) == list(range(keep))
+
+
+@torch.no_grad()
+def test_images_of_a_budget_have_a_keep_each(extract, files, model, tmp_path, capsys):
+    extract(tmp_path / 'codes', '--min-psnr', '7')
+    assert capsys.readouterr().out.endswith(
+        f'10 images, K of 6, 9, 16: 3 of 3 shards are in {tmp_path}/codes.\n'
+    )
+    paths = sorted((files / 'data' / 'train').rglob('*.png'))
+    seen = set()
+    for flip in (False, True):
+        dataset = MergeVQCodes(tmp_path / 'codes', flip_prob=float(flip))
+        assert dataset.ragged and dataset.keeps == KEEPS
+        assert dataset.header.budget == 'Budget(psnr=7.0, keeps=(6, 9, 16))'
+        for i, path in enumerate(paths):
+            keep, item = dataset.keep_of(i), dataset[i]['inputs']
+            alone = model.encode(centre(path, False), Budget(psnr=7.0, keeps=KEEPS))
+            assert alone[0].keeps == [keep]  # that of the image, its mirror's too
+            merged, quantized = model.encode(centre(path, flip), keep)
+            assert torch.equal(item['index'], quantized.index[0])
+            assert torch.equal(item['group'], merged.group[0])
+            seen.add(keep)
+    assert len(seen) > 1
+    with pytest.raises(SystemExit, match=r"was begun with budget='Budget\(psnr=7.0"):
+        extract(tmp_path / 'codes', '--min-psnr', '8')
 
 
 def test_header_names_the_tokenizer(extract, files, tmp_path):

@@ -34,11 +34,14 @@ class Matching(NamedTuple):
         merged (Tensor): Positions in A of the tokens that merge, B×r, the most similar
             pair first.
         target (Tensor): Position in B that each of the merged ones joins, B×r.
+        similarity (Tensor, optional): Cosine of each such pair, B×r float32, falling.
+            Defaults to None, not known.
     """
 
     kept: Tensor
     merged: Tensor
     target: Tensor
+    similarity: Tensor | None = None
 
 
 @torch.no_grad()
@@ -66,10 +69,10 @@ def bipartite_matching(metric: Tensor, r: int) -> Matching:
         unit = F.normalize(metric.float(), dim=-1)
         similarity = torch.bmm(unit[:, 2::2], unit[:, 1::2].transpose(1, 2))  # B×a×b
         best, partner = similarity.max(dim=-1)  # B×a
-    ranked = best.argsort(dim=-1, descending=True, stable=True)
+    falling, ranked = best.sort(dim=-1, descending=True, stable=True)
     merged = ranked[:, :r]
     kept = ranked[:, r:].sort(dim=-1).values
-    return Matching(kept, merged, partner.gather(1, merged))
+    return Matching(kept, merged, partner.gather(1, merged), falling[:, :r])
 
 
 def merge_tokens(
@@ -164,7 +167,7 @@ def follow_merges(x: Tensor, matches: Sequence[Matching], length: int) -> Tensor
     if not matches:
         return names[:, 1:]
     leader, joining, joined = names, [], []
-    for kept, merged, target in matches:
+    for kept, merged, target, _ in matches:
         a, b = leader[:, 2::2], leader[:, 1::2]
         joining.append(a.gather(1, merged))
         joined.append(b.gather(1, target))
