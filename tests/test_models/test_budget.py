@@ -22,7 +22,7 @@ from mergevq_mm.models.utils.budget_signals import (
 )
 from mergevq_mm.models.utils.ragged import Ragged, rows_by_keep
 
-KEEPS = [4, 6, 8, 12, 16]  # what a budget chooses from, of 16 in two layers
+KEEPS = [4, 6, 8, 12, 16]
 
 
 @pytest.fixture(scope='module')
@@ -91,6 +91,13 @@ def test_a_mean_is_spent_where_it_is_worth_most() -> None:
     assert best_at_mean(table, [4, 8, 12], 12).tolist() == [2, 2, 0]
 
 
+def test_a_mean_is_spent_on_decibels_or_on_the_error() -> None:
+    """2 dB of a good image are more decibels and less of an error than 1 dB."""
+    table = np.array([[30.0, 32.0], [10.0, 11.0]])
+    assert Budget(mean=6).choose(table, [4, 8], 16) == [8, 4]
+    assert Budget(mean=6, by='error').choose(table, [4, 8], 16) == [4, 8]
+
+
 def test_similarity_is_that_of_the_pairs_that_merge() -> None:
     pairs = np.array([[0.9, 0.5, 0.7], [1.0, 1.0, 1.0]])
     table = similarity_quality(pairs, [1, 2, 4], length=4)
@@ -107,7 +114,7 @@ def test_similarity_is_that_of_the_pairs_that_merge() -> None:
         (dict(psnr=float('nan')), 'psnr=nan of a budget is no number'),
         (dict(mean=0), 'mean=0 of a budget leaves no tokens; give a number'),
         (dict(similarity=1.5), r'similarity=1.5 .* outside \(-1, 1\]; give a cosine'),
-        (dict(mean=8, by='size'), "by='size' .* choose one of psnr, similarity"),
+        (dict(mean=8, by='size'), "by='size' .* choose one of psnr, error, similarity"),
         (dict(psnr=20.0, by='psnr'), "by='psnr' of a budget .* leave it out beside"),
     ],
 )
@@ -117,8 +124,12 @@ def test_budgets_that_say_nothing_are_refused(given: dict, message: str) -> None
 
 
 def test_candidates() -> None:
-    assert Budget(mean=8).candidates(16, 4) == KEEPS
-    assert Budget(psnr=9.0).candidates(64, 1) == [4, 6, 8, 12, 16, 24, 32, 48, 64]
+    near = [6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24]
+    assert Budget(mean=12).candidates(64, 1) == near
+    assert Budget(mean=0.5).candidates(16, 4) == [4, 5, 6, 7, 8, 9, 11, 12, 13, 16]
+    assert Budget(mean=99).candidates(16, 4) == [16]
+    assert Budget(psnr=9.0).candidates(16, 4) == [4, 5, 6, 7, 8, 10, 11, 13, 16]
+    assert len(Budget(similarity=0.9).candidates(256, 1)) == 17
     assert Budget(mean=0.25, keeps=[4, 0.5, 1.0]).candidates(16, 4) == [4, 8, 16]
     assert Budget(mean=0.25).tokens(64) == 16 and Budget(mean=1.5).tokens(64) == 1.5
     with pytest.raises(ValueError, match=r'keeps=\[2, 8\] .* 4 to 16 tokens that'):
@@ -186,7 +197,7 @@ def test_a_psnr_is_reached_with_the_fewest_tokens(
 
     table = torch.stack([quality(keep) for keep in KEEPS], dim=1)
     aim = float(table.median())
-    found = model.encode(images, Budget(psnr=aim))[0].keeps
+    found = model.encode(images, Budget(psnr=aim, keeps=KEEPS))[0].keeps
     assert len(set(found)) > 1
     for keep, row in zip(found, table.tolist(), strict=True):
         reached = [k for k, value in zip(KEEPS, row) if value >= aim - 1e-4]
@@ -215,7 +226,7 @@ def test_similar_images_need_few_tokens(model: MergeVQ, images: Tensor) -> None:
     table = similarity_quality(pairs.double().numpy(), KEEPS, LENGTH)
     assert (np.diff(table, axis=1) >= 0).all() and (table[:, -1] == 1).all()
     aim = float(np.median(table[:, 1:-1]))
-    found = model.encode(images, Budget(similarity=aim))[0].keeps
+    found = model.encode(images, Budget(similarity=aim, keeps=KEEPS))[0].keeps
     assert found == [KEEPS[int((row >= aim).argmax())] for row in table]
     assert found[0] == 4 < max(found)  # the flat one
     spent = model.encode(images, Budget(mean=0.5, by='similarity'))[0].keeps

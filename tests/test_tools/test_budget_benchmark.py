@@ -41,8 +41,8 @@ def test_numbers_by_hand(tool: ModuleType) -> None:
     assert found['psnr'] == pytest.approx(20)  # of 20, 30 and 10
     errors = (0.01 + 0.001 + 0.1) / 3
     assert found['overall'] == pytest.approx(-10 * np.log10(errors))
-    # 20 dB cost 4 + 4 + 4 (never reached), and so does anything above 10.
-    assert tool.threshold('psnr', 5.4, tables, [4, 8]) == pytest.approx(20, abs=1e-6)
+    # Above 10 dB they cost 8, 4 and 4 (which does not get any better), above 30 more.
+    assert tool.threshold('psnr', 5.4, tables, [4, 8]) == pytest.approx(30, abs=1e-6)
     assert tool.threshold('psnr', 4, tables, [4, 8]) == pytest.approx(10, abs=1e-6)
 
 
@@ -60,12 +60,13 @@ def test_measures_all_ways(
     assert tool.main([files['c.py'], files['w.pth'], *flags]) == 0
     told = json.loads(Path(files['o.json']).read_text())
     rows = told['rows']
-    assert len(rows) == 2 * 5 + 1 and told['complete'] and len(told['times']) == 3
-    for mean, part in ((7, rows[:5]), (8, rows[5:10])):
+    assert len(rows) == 2 * 6 + 1 and told['complete'] and len(told['times']) == 4
+    for mean, part in ((7, rows[:6]), (8, rows[6:12])):
         ways = [row['way'].split(' ')[0] for row in part]
-        assert ways == ['one', 'mean,', 'mean,', 'psnr', 'similarity']
+        assert ways == ['one', 'mean,', 'mean,', 'mean,', 'psnr', 'similarity']
         assert part[0]['tokens'] == mean == part[0]['most']
         assert all(row['tokens'] <= mean for row in part)
-    assert rows[6]['way'] == 'mean, psnr' and rows[6]['psnr'] >= rows[5]['psnr'] - 1e-4
+        assert part[1]['way'] == 'mean, psnr' and part[2]['way'] == 'mean, error'
+        assert part[1]['psnr'] >= max(row['psnr'] for row in (part[0], part[3])) - 1e-4
     assert rows[-1]['tokens'] == 16 and 'ms an image' in capsys.readouterr().out
     assert Image.open(tmp_path / 'o.png').size[0] > 300

@@ -153,18 +153,14 @@ def numbers(
     }
 
 
-def of_columns(tables: Tables, columns: Sequence[int], keeps: Sequence[int]) -> Tables:
-    """Tables of those K alone that a budget chooses from."""
-    places = [columns.index(keep) for keep in keeps]
-    return Tables(tables.pixels, tables.psnr[:, places], tables.similarity[:, places])
-
-
 def choose(
     budget: Budget, batches: Sequence[Tables], keeps: Sequence[int], length: int
 ) -> list[list[int]]:
     """K of each image of each batch within a budget."""
     return [
-        budget.choose(getattr(tables, budget.signal), keeps, length)
+        budget.choose(
+            tables.similarity if budget.by_similarity else tables.psnr, keeps, length
+        )
         for tables in batches
     ]
 
@@ -203,7 +199,7 @@ def budgets(
         f'mean, {signal}': Budget(mean=mean, by=signal, keeps=keeps)
         for signal in SIGNALS
     }
-    for signal in SIGNALS:
+    for signal in ('psnr', 'similarity'):
         aim = threshold(signal, mean, batches, keeps)
         found[f'{signal} {aim:.3f}'] = Budget(**{signal: aim}, keeps=keeps)
     return found
@@ -213,7 +209,6 @@ def compare(
     tokenizer: FrozenTokenizer,
     images: Sequence[Tensor],
     means: Sequence[int],
-    keeps: Sequence[int],
     args: argparse.Namespace,
 ) -> Report:
     """The table: for each mean one K for all, then all budgets.
@@ -222,7 +217,6 @@ def compare(
         tokenizer (FrozenTokenizer): On the device.
         images (Sequence[Tensor]): Batches, B×3×H×W in [-1, 1].
         means (Sequence[int]): Tokens an image.
-        keeps (Sequence[int]): What a budget chooses from.
         args (Namespace): The command line.
 
     Returns:
@@ -230,7 +224,7 @@ def compare(
     """
     length = tokenizer.length
     report = Report(
-        f'A K for each image, of {", ".join(map(str, keeps))}; L = {length}',
+        f'A K for each image, L = {length}',
         {
             'way': 'tokens by',
             'tokens': 'mean K|.2f',
@@ -243,17 +237,21 @@ def compare(
         args,
         images[0].device,
     )
-    columns = sorted({*keeps, *means, length})  # with those that all images have
-    batches = list(measure(tokenizer, images, columns))
-    own = [of_columns(tables, columns, keeps) for tables in batches]
+
+    def one_keep(tables: Sequence[Tables], columns: Sequence[int], keep: int) -> dict:
+        same = [[keep] * len(pixels) for pixels in images]
+        return numbers(tables, columns, same)
+
     for mean in means:
-        same = [[mean] * len(pixels) for pixels in images]
-        report.add(way='one K', **numbers(batches, columns, same))
-        for way, budget in budgets(mean, own, keeps).items():
-            chosen = choose(budget, own, keeps, length)
-            report.add(way=way, **numbers(batches, columns, chosen))
-    same = [[length] * len(pixels) for pixels in images]
-    report.add(way='all', **numbers(batches, columns, same))
+        keeps = tokenizer.candidates(Budget(mean=mean, keeps=args.keeps))
+        tables = list(measure(tokenizer, images, keeps))
+        if mean in keeps:
+            report.add(way='one K', **one_keep(tables, keeps, mean))
+        for way, budget in budgets(mean, tables, keeps).items():
+            chosen = choose(budget, tables, keeps, length)
+            report.add(way=way, **numbers(tables, keeps, chosen))
+    tables = list(measure(tokenizer, images, [length]))
+    report.add(way='all', **one_keep(tables, [length], length))
     return report
 
 
@@ -328,15 +326,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer = FrozenTokenizer(dict(cfg.model), args.checkpoint).to(device)
     length = tokenizer.length
     means = args.mean or [length // 8, 3 * length // 16, length // 4]
-    keeps = tokenizer.candidates(Budget(mean=min(means), keeps=args.keeps))
     images = read_images(Loader(cfg, args, device), args)
-    report = compare(tokenizer, images, means, keeps, args)
+    report = compare(tokenizer, images, means, args)
     times = seconds(tokenizer, images[0], means[0], args)
     said = ', '.join(f'{name} {time:.2f}' for name, time in times.items())
     report.note(f'ms an image to encode at a mean of {means[0]}: {said}')
     report.show(times=times)
     if args.png is not None:
-        budget = Budget(mean=means[0], keeps=keeps)
+        budget = Budget(mean=means[0], keeps=args.keeps)
         shown = pictures(tokenizer, images[0], budget, means[0])
         save_png(args.png, budget_sheet(shown, tokenizer.grid, means[0]))
         print(f'drawn to {args.png}')

@@ -21,9 +21,11 @@ import numpy as np
 
 from .merge_schedule import resolve_keep
 
-SIGNALS = ('psnr', 'similarity')
-# Of L: powers of a half, and the middle between two of them.
-SHARES = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+SIGNALS = ('psnr', 'error', 'similarity')
+# What is chosen from: of L for a quality, and of the mean. How well an image comes back
+# is jagged in K, so that a K close by is often better for it.
+SHARES = tuple(2 ** (-i / 4) for i in range(16, -1, -1))
+AROUND = tuple(i / 12 for i in (6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24))
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,14 @@ class Budget:
             :func:`~.budget_signals.similarity_table`. In (-1, 1].
         psnr (float, optional): The fewest tokens whose reconstruction has this PSNR,
             dB; where none has, those with the best one.
-        by (str, optional): What a mean is spent on: 'psnr', for which the images are
-            decoded at each K, or 'similarity', which takes one more run of the
+        by (str, optional): What a mean is spent on: the mean 'psnr' of the images, or
+            the mean squared 'error', which crowded images count more in; for both they
+            are decoded at each K. Or 'similarity', which takes one more run of the
             encoder's blocks. Defaults to None, 'psnr'.
         keeps (Sequence[int | float], optional): The K to choose from, or shares of L.
             Each that is chosen is a batch of its own, so that few are faster. Defaults
-            to None, ``SHARES`` as far as the encoder can reach them.
+            to None, ``SHARES`` of L, or ``AROUND`` the mean, as far as the encoder can
+            reach them.
 
     Raises:
         ValueError: If not one of the three is given, or a number is out of range.
@@ -94,11 +98,9 @@ class Budget:
         return f'Budget({", ".join(given)})'
 
     @property
-    def signal(self) -> str:
-        """str: What the table holds, one of ``SIGNALS``."""
-        if self.mean is not None:
-            return self.by or 'psnr'
-        return 'psnr' if self.similarity is None else 'similarity'
+    def by_similarity(self) -> bool:
+        """bool: Whether the table is of similarities; else images are decoded."""
+        return self.similarity is not None or self.by == 'similarity'
 
     def candidates(self, length: int, least: int) -> list[int]:
         """The K to choose from.
@@ -113,8 +115,10 @@ class Budget:
         Raises:
             ValueError: If one cannot be reached, or the mean lies below all of them.
         """
+        tokens = self.tokens(length)
         if self.keeps is None:
-            keeps = {max(resolve_keep(share, length), least) for share in SHARES}
+            shares, of = (SHARES, length) if self.mean is None else (AROUND, tokens)
+            keeps = {min(max(round(share * of), least), length) for share in shares}
         else:
             keeps = {resolve_keep(keep, length) for keep in self.keeps}
             if not keeps or min(keeps) < least or max(keeps) > length:
@@ -123,14 +127,14 @@ class Budget:
                     f'{least} to {length} tokens that this encoder can keep; give K '
                     'from there.'
                 )
-        if self.mean is not None and self.tokens(length) < min(keeps):
+        if self.mean is not None and tokens < min(keeps):
             raise ValueError(
                 f'mean={self.mean} of a budget is less than the {min(keeps)} tokens '
                 'that an image has at least; give more, or keeps with a smaller K.'
             )
         return sorted(keeps)
 
-    def tokens(self, length: int) -> float:
+    def tokens(self, length: int) -> float | None:
         """The mean as a number of tokens: up to 1.0 it is a share of L."""
         share = isinstance(self.mean, float) and self.mean <= 1
         return self.mean * length if share else self.mean
@@ -139,8 +143,7 @@ class Budget:
         """K of each image.
 
         Args:
-            table (np.ndarray): Quality of each image at each K, B×C: PSNR in dB, or
-                similarity.
+            table (np.ndarray): Of each image at each K, B×C: PSNR in dB, or similarity.
             keeps (Sequence[int]): The C numbers of tokens, ascending.
             length (int): L.
 
@@ -148,6 +151,8 @@ class Budget:
             list[int]: B of ``keeps``.
         """
         if self.mean is not None:
+            if self.by == 'error':
+                table = -(10.0 ** (-table / 10))
             place = best_at_mean(table, keeps, self.tokens(length))
         else:
             aim = self.psnr if self.similarity is None else self.similarity

@@ -94,7 +94,7 @@ def choose_keeps(
     backbone = unwrap(parts.backbone)
     length = math.prod(embedded.grid)
     keeps = budget.candidates(length, least_keep(length, backbone.num_layers))
-    if budget.signal == 'similarity':
+    if budget.by_similarity:
         table = similarity_table(parts, embedded, keeps)
     else:
         table = psnr_table(parts, images, embedded, keeps)
