@@ -88,7 +88,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='K',
         help='tokens to keep, or their share such as 0.25. Default: no merging',
     )
-    add_budget(group)
+    add_budget(group, decoder=False)
     add_arguments(parser)
     return parser.parse_args(argv)
 
@@ -222,7 +222,7 @@ def run(args: argparse.Namespace) -> None:
     from mergevq_mm.evaluation.feature_files import check_ending, write_features
 
     check_ending(args.out)  # before the work
-    keep = budget_of(args, by='similarity') or args.keep
+    keep = budget_of(args) or args.keep
     rows = extract(read_config(args), args.split, args.features, keep, args)
     classes = rows.pop('classes')
     keep = 'all' if keep is None else str(keep)

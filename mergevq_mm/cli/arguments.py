@@ -111,7 +111,10 @@ def _strict(group: Any) -> None:
 
 
 def _keep(
-    parser: argparse.ArgumentParser, default: str = "the model's", **options: Any
+    parser: argparse.ArgumentParser,
+    default: str = "the model's",
+    decoder: bool = True,
+    **options: Any,
 ) -> None:
     """Flags of K, one for all images or one for each."""
     group = parser.add_argument_group('tokens').add_mutually_exclusive_group()
@@ -122,7 +125,7 @@ def _keep(
         help=f'tokens, or a share such as 0.25, or all. Default: {default}',
         **options,
     )
-    add_budget(group)
+    add_budget(group, decoder)
 
 
 def _out(parser: argparse.ArgumentParser, default: str) -> None:
@@ -224,7 +227,7 @@ def _features(commands: Any) -> None:
         help='cls (class token), avg (mean of the tokens), codes (mean of the codes). '
         'Default: all',
     )
-    _keep(parser, 'no merging')
+    _keep(parser, 'no merging', decoder=False)
     parser.add_argument(
         '--out',
         type=Path,

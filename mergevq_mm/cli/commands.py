@@ -199,7 +199,7 @@ def features(args: argparse.Namespace) -> None:
     from mergevq_mm.evaluation.feature_files import check_ending, write_features
 
     check_ending(args.out)  # before the work
-    keep = keep_arguments.budget_of(args, by='similarity') or args.keep
+    keep = keep_arguments.budget_of(args) or args.keep
     infer = FeatureInferencer(**model_arguments(args), show_progress=not args.quiet)
     results = infer(
         named_files(args.images),

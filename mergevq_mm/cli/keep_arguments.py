@@ -30,18 +30,21 @@ def keep_of(text: str) -> int | float | None:
 keep_of.__name__ = 'K'  # argparse names it where a text is neither
 
 
-def add_budget(parser: Any) -> None:
+def add_budget(parser: Any, decoder: bool = True) -> None:
     """Add the flags of a budget.
 
     Args:
         parser (ArgumentParser | _MutuallyExclusiveGroup): At most one may be given.
+        decoder (bool): Whether images can be decoded to find the PSNR; else tokens are
+            spent by similarity. Defaults to True.
     """
+    spent = 'they raise the PSNR most' if decoder else 'what merges is least similar'
     parser.add_argument(
         '--mean-tokens',
         type=keep_of,
         metavar='K',
         help='a K for each image, so many (or such a share) on average over a batch: '
-        'tokens go where they raise the PSNR most',
+        f'tokens go where {spent}',
     )
     parser.add_argument(
         '--min-similarity',
@@ -50,26 +53,23 @@ def add_budget(parser: Any) -> None:
         help='a K for each image, the fewest tokens that are so similar to what they '
         'stand for, such as 0.95',
     )
-    parser.add_argument(
-        '--min-psnr',
-        type=float,
-        metavar='DB',
-        help='a K for each image, the fewest tokens that reconstruct it with so many '
-        'dB, as far as any do',
-    )
+    if decoder:
+        parser.add_argument(
+            '--min-psnr',
+            type=float,
+            metavar='DB',
+            help='a K for each image, the fewest tokens that reconstruct it with so '
+            'many dB, as far as any do',
+        )
 
 
 def budget_of(
-    args: argparse.Namespace,
-    by: str | None = None,
-    keeps: Sequence[int] | None = None,
+    args: argparse.Namespace, keeps: Sequence[int] | None = None
 ) -> Budget | None:
     """The budget that the flags of :func:`add_budget` ask for.
 
     Args:
         args (Namespace): The command line.
-        by (str, optional): What a mean is spent on, see :class:`~mergevq_mm.Budget`.
-            Defaults to None.
         keeps (Sequence[int], optional): K to choose from. Defaults to None.
 
     Returns:
@@ -78,13 +78,10 @@ def budget_of(
     Raises:
         ValueError: If a number is out of range.
     """
-    aims = {
-        'mean': args.mean_tokens,
-        'similarity': args.min_similarity,
-        'psnr': args.min_psnr,
-    }
-    if all(value is None for value in aims.values()):
+    mean, psnr = args.mean_tokens, getattr(args, 'min_psnr', None)
+    if mean is None and psnr is None and args.min_similarity is None:
         return None
     from mergevq_mm.models.utils.budget import Budget
 
-    return Budget(**aims, by=by if aims['mean'] is not None else None, keeps=keeps)
+    by = None if mean is None or hasattr(args, 'min_psnr') else 'similarity'
+    return Budget(mean, args.min_similarity, psnr, by, keeps)

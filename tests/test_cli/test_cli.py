@@ -150,7 +150,7 @@ def test_a_budget(
     for command in ('encode', 'reconstruct'):
         words = [command, *model, files['cat'], '--out', str(tmp_path / command)]
         out = _run(capsys, *words, '--mean-tokens', '9')
-        assert re.search(r'cat.*: .*K = (6|9), ', out), out
+        assert 6 <= int(re.search(r'cat.*: .*K = (\d+), ', out)[1]) <= 9
         assert _fails(*words, '--mean-tokens', '2') == (
             'error: mean=2 of a budget is less than the 6 tokens that an image has at '
             'least; give more, or keeps with a smaller K.'
@@ -159,7 +159,7 @@ def test_a_budget(
         assert 'not allowed with argument' in capsys.readouterr().err
     words = ['features', *model, files['cat'], '--out', str(tmp_path / 'f.npz')]
     assert 'widths cls' in _run(capsys, *words, '--min-similarity', '0.9')
-    assert 'psnr needs a decoder' in _fails(*words, '--min-psnr', '20')
+    assert 'widths cls' in _run(capsys, *words, '--mean-tokens', '0.5')
 
 
 def test_features(

@@ -20,6 +20,7 @@ from mergevq_mm import Budget
 from mergevq_mm.datasets import MergeVQCodes
 from mergevq_mm.models import MergeVQ
 from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+from mergevq_mm.models.utils.budget_signals import psnr_table
 from mergevq_mm.registry import DATASETS
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'extract_codes.py'
@@ -113,27 +114,30 @@ def test_codes_are_those_of_encoding_one_by_one(extract, files, model, tmp_path,
 
 @torch.no_grad()
 def test_images_of_a_budget_have_a_keep_each(extract, files, model, tmp_path, capsys):
-    extract(tmp_path / 'codes', '--min-psnr', '7')
+    paths = sorted((files / 'data' / 'train').rglob('*.png'))
+    x = torch.cat([centre(path, False) for path in paths])
+    aim = float(np.median(psnr_table(model, x, model.backbone.embed(x), KEEPS)))
+    budget = Budget(psnr=aim, keeps=KEEPS)
+    extract(tmp_path / 'codes', '--min-psnr', str(aim))
     assert capsys.readouterr().out.endswith(
         f'10 images, K of 6, 9, 16: 3 of 3 shards are in {tmp_path}/codes.\n'
     )
-    paths = sorted((files / 'data' / 'train').rglob('*.png'))
     seen = set()
     for flip in (False, True):
         dataset = MergeVQCodes(tmp_path / 'codes', flip_prob=float(flip))
         assert dataset.ragged and dataset.keeps == KEEPS
-        assert dataset.header.budget == 'Budget(psnr=7.0, keeps=(6, 9, 16))'
+        assert dataset.header.budget == str(budget)
         for i, path in enumerate(paths):
             keep, item = dataset.keep_of(i), dataset[i]['inputs']
-            alone = model.encode(centre(path, False), Budget(psnr=7.0, keeps=KEEPS))
-            assert alone[0].keeps == [keep]  # that of the image, its mirror's too
+            alone, _ = model.encode(centre(path, False), budget)
+            assert alone.keeps == [keep]  # that of the image, its mirror's too
             merged, quantized = model.encode(centre(path, flip), keep)
             assert torch.equal(item['index'], quantized.index[0])
             assert torch.equal(item['group'], merged.group[0])
             seen.add(keep)
     assert len(seen) > 1
-    with pytest.raises(SystemExit, match=r"was begun with budget='Budget\(psnr=7.0"):
-        extract(tmp_path / 'codes', '--min-psnr', '8')
+    with pytest.raises(SystemExit, match=r"was begun with budget='Budget\(psnr="):
+        extract(tmp_path / 'codes', '--min-psnr', '99')
 
 
 def test_header_names_the_tokenizer(extract, files, tmp_path):
