@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import default_collate
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -174,6 +175,28 @@ def test_images_with_a_keep_of_their_own(tmp_path):
     keeps.flush()
     with pytest.raises(ValueError, match=r'of K=5, which is none of \[4, 6\]; extr'):
         MergeVQCodes(tmp_path / 'codes', flip_prob=0)
+
+
+def test_a_loader_of_a_config_makes_batches_of_one_keep(tmp_path):
+    data = dict(type='mergevq_mm.MergeVQCodes', flip_prob=0)
+    loader = Runner.build_dataloader(
+        dict(
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            batch_sampler=dict(type='mergevq_mm.SameKeepBatchSampler'),
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(data, root=str(ragged(tmp_path / 'codes'))),
+        ),
+        seed=0,
+    )
+    keeps = [6, 4, 6, 6, 4, 6, 6]
+    seen = []
+    for batch in loader:
+        numbers = [sample.sample_idx for sample in batch['data_samples']]
+        assert {keeps[i] for i in numbers} == {batch['inputs']['index'].shape[1]}
+        seen += numbers
+    assert sorted(seen) == list(range(7)) and len(loader) == 4
 
 
 def test_codes_of_all_keeps_are_written_as_before_there_were_budgets(root):

@@ -60,10 +60,12 @@ def test_measures_all_ways(
     assert tool.main([files['c.py'], files['w.pth'], *flags]) == 0
     told = json.loads(Path(files['o.json']).read_text())
     rows = told['rows']
-    assert len(rows) == 2 * 6 + 1 and told['complete'] and len(told['times']) == 4
-    for mean, part in ((7, rows[:6]), (8, rows[6:12])):
+    assert len(rows) == 2 * 7 + 1 and told['complete'] and len(told['times']) == 4
+    for mean, part in ((7, rows[:7]), (8, rows[7:14])):
         ways = [row['way'].split(' ')[0] for row in part]
-        assert ways == ['one', 'mean,', 'mean,', 'mean,', 'psnr', 'similarity']
+        assert ways == ['one', 'best', 'mean,', 'mean,', 'mean,', 'psnr', 'similarity']
+        assert part[1]['psnr'] >= part[0]['psnr'] and part[1]['most'] <= mean
+        del part[1]
         assert part[0]['tokens'] == mean == part[0]['most']
         assert all(row['tokens'] <= mean for row in part)
         assert part[1]['way'] == 'mean, psnr' and part[2]['way'] == 'mean, error'

@@ -1,10 +1,10 @@
 """A number of tokens for each image: quality against the mean, beside one K for all.
 
 Encodes the held-out images at each K that a budget chooses from and decodes them. For
-each mean: one K for all images; the same mean spent by the similarity of what merges;
-and spent by the PSNR, for which the images are decoded. Then the same for thresholds,
-which need no other image. Last, how long encoding takes. Writes a table, and with --png
-simple and crowded images with the K that they got.
+each mean: one K for all images; of each image the best K up to it; the mean spent on
+the PSNR, on the squared error, and by the similarity of what merges. Then thresholds of
+PSNR and similarity that need as many tokens. Last, how long encoding takes. Writes a
+table, and with --png simple and crowded images with the K that they got.
 
 A mean holds over each batch, as with `mergevq encode --mean-tokens`.
 
@@ -165,6 +165,17 @@ def choose(
     ]
 
 
+def best_up_to(
+    keep: int, batches: Sequence[Tables], keeps: Sequence[int]
+) -> list[list[int]]:
+    """K of the highest PSNR of each image among those up to one: nothing is shared."""
+    number = keeps.index(keep) + 1
+    return [
+        [keeps[place] for place in tables.psnr[:, :number].argmax(axis=1)]
+        for tables in batches
+    ]
+
+
 def threshold(
     signal: str, mean: float, batches: Sequence[Tables], keeps: Sequence[int]
 ) -> float:
@@ -247,6 +258,8 @@ def compare(
         tables = list(measure(tokenizer, images, keeps))
         if mean in keeps:
             report.add(way='one K', **one_keep(tables, keeps, mean))
+            chosen = best_up_to(mean, tables, keeps)
+            report.add(way='best up to it', **numbers(tables, keeps, chosen))
         for way, budget in budgets(mean, tables, keeps).items():
             chosen = choose(budget, tables, keeps, length)
             report.add(way=way, **numbers(tables, keeps, chosen))
