@@ -4,7 +4,8 @@ Encodes the held-out images at each K that a budget chooses from and decodes the
 each mean: one K for all images; of each image the best K up to it; the mean spent on
 the PSNR, on the squared error, and by the similarity of what merges. Then thresholds of
 PSNR and similarity that need as many tokens. Last, how long encoding takes. Writes a
-table, and with --png simple and crowded images with the K that they got.
+table, and with --png simple and crowded images with the K that they get where the mean
+is spent on the squared error.
 
 A mean holds over each batch, as with `mergevq encode --mean-tokens`.
 
@@ -346,7 +347,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.note(f'ms an image to encode at a mean of {means[0]}: {said}')
     report.show(times=times)
     if args.png is not None:
-        budget = Budget(mean=means[0], keeps=args.keeps)
+        budget = Budget(mean=means[0], by='error', keeps=args.keeps)
         shown = pictures(tokenizer, images[0], budget, means[0])
         save_png(args.png, budget_sheet(shown, tokenizer.grid, means[0]))
         print(f'drawn to {args.png}')
