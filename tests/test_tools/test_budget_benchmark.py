@@ -46,6 +46,15 @@ def test_numbers_by_hand(tool: ModuleType) -> None:
     assert tool.threshold('psnr', 4, tables, [4, 8]) == pytest.approx(10, abs=1e-6)
 
 
+def test_crowdedness_is_one_number_of_an_image(tool: ModuleType) -> None:
+    pixels = torch.zeros(1, 3, 8, 8)
+    mean, slope = np.array([10.0, 20, 25]), np.array([1.0, 2, 2])
+    rows = [mean + slope * x for x in (-3, 1, 2)]  # of rank 1 beyond their mean
+    tables = [tool.Tables(pixels, row[None], row[None] * 0) for row in rows]
+    for found, row in zip(tool.crowdedness(tables), rows, strict=True):
+        np.testing.assert_allclose(found.psnr, row[None])
+
+
 def test_measures_all_ways(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -60,12 +69,14 @@ def test_measures_all_ways(
     assert tool.main([files['c.py'], files['w.pth'], *flags]) == 0
     told = json.loads(Path(files['o.json']).read_text())
     rows = told['rows']
-    assert len(rows) == 2 * 7 + 1 and told['complete'] and len(told['times']) == 4
-    for mean, part in ((7, rows[:7]), (8, rows[7:14])):
+    assert len(rows) == 2 * 8 + 1 and told['complete'] and len(told['times']) == 4
+    for mean, part in ((7, rows[:8]), (8, rows[8:16])):
         ways = [row['way'].split(' ')[0] for row in part]
-        assert ways == ['one', 'best', 'mean,', 'mean,', 'mean,', 'psnr', 'similarity']
+        assert ways == ['one', 'best', *['mean,'] * 4, 'psnr', 'similarity']
         assert part[1]['psnr'] >= part[0]['psnr'] and part[1]['most'] <= mean
-        del part[1]
+        assert part[2]['way'] == 'mean, crowdedness'
+        assert part[2]['psnr'] <= part[3]['psnr'] + 1e-4
+        del part[1:3]
         assert part[0]['tokens'] == mean == part[0]['most']
         assert all(row['tokens'] <= mean for row in part)
         assert part[1]['way'] == 'mean, psnr' and part[2]['way'] == 'mean, error'

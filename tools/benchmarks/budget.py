@@ -1,11 +1,11 @@
 """A number of tokens for each image: quality against the mean, beside one K for all.
 
 Encodes the held-out images at each K that a budget chooses from and decodes them. For
-each mean: one K for all images; of each image the best K up to it; the mean spent on
-the PSNR, on the squared error, and by the similarity of what merges. Then thresholds of
-PSNR and similarity that need as many tokens. Last, how long encoding takes. Writes a
-table, and with --png simple and crowded images with the K that they get where the mean
-is spent on the squared error.
+each mean: one K for all images; of each image the best K up to it; the mean spent by
+one number of each image, how crowded it is; on the PSNR; on the squared error; and by
+the similarity of what merges. Then thresholds of PSNR and similarity that need as many
+tokens. Last, how long encoding takes. Writes a table, and with --png simple and crowded
+images with the K that they get where the mean is spent on the squared error.
 
 A mean holds over each batch, as with `mergevq encode --mean-tokens`.
 
@@ -177,6 +177,22 @@ def best_up_to(
     ]
 
 
+def crowdedness(batches: Sequence[Tables]) -> list[Tables]:
+    """Tables whose rows differ by one number: how crowded an image is, and no more.
+
+    The best approximation of rank 1 of what the rows have beyond their mean.
+    """
+    table = np.concatenate([tables.psnr for tables in batches])
+    mean = table.mean(axis=0)
+    image, size, keep = np.linalg.svd(table - mean, full_matrices=False)
+    smooth = mean + size[0] * np.outer(image[:, 0], keep[0])
+    ends = np.cumsum([len(tables.psnr) for tables in batches])[:-1]
+    return [
+        tables._replace(psnr=part)
+        for tables, part in zip(batches, np.split(smooth, ends), strict=True)
+    ]
+
+
 def threshold(
     signal: str, mean: float, batches: Sequence[Tables], keeps: Sequence[int]
 ) -> float:
@@ -261,6 +277,9 @@ def compare(
             report.add(way='one K', **one_keep(tables, keeps, mean))
             chosen = best_up_to(mean, tables, keeps)
             report.add(way='best up to it', **numbers(tables, keeps, chosen))
+        spent = Budget(mean=mean, keeps=keeps)
+        chosen = choose(spent, crowdedness(tables), keeps, length)
+        report.add(way='mean, crowdedness', **numbers(tables, keeps, chosen))
         for way, budget in budgets(mean, tables, keeps).items():
             chosen = choose(budget, tables, keeps, length)
             report.add(way=way, **numbers(tables, keeps, chosen))
