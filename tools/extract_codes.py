@@ -71,7 +71,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='K',
         help="default: the config's target, of a budget some to choose from",
     )
-    add_budget(parser.add_mutually_exclusive_group())
+    add_budget(parser)
     parser.add_argument(
         '--split',
         choices=['train', 'val', 'test'],

@@ -81,14 +81,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--features', nargs='+', choices=FEATURES, default=list(FEATURES)
     )
-    group = parser.add_mutually_exclusive_group()
-    group.add_argument(
+    parser.add_argument(
         '--keep',
         type=keep_of,
         metavar='K',
         help='tokens to keep, or their share such as 0.25. Default: no merging',
     )
-    add_budget(group, decoder=False)
+    add_budget(parser, decoder=False)
     add_arguments(parser)
     return parser.parse_args(argv)
 

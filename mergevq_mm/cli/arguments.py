@@ -117,7 +117,7 @@ def _keep(
     **options: Any,
 ) -> None:
     """Flags of K, one for all images or one for each."""
-    group = parser.add_argument_group('tokens').add_mutually_exclusive_group()
+    group = parser.add_argument_group('tokens')
     group.add_argument(
         '--keep',
         type=keep_of,

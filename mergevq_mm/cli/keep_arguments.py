@@ -34,7 +34,7 @@ def add_budget(parser: Any, decoder: bool = True) -> None:
     """Add the flags of a budget.
 
     Args:
-        parser (ArgumentParser | _MutuallyExclusiveGroup): At most one may be given.
+        parser (ArgumentParser | _ArgumentGroup): Of the command.
         decoder (bool): Whether images can be decoded to find the PSNR; else tokens are
             spent by similarity. Defaults to True.
     """
@@ -76,12 +76,23 @@ def budget_of(
         Budget | None: None, if they are not given.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If they contradict each other or ``--keep``, where that is not what
+            is chosen from; or a number is out of range.
     """
-    mean, psnr = args.mean_tokens, getattr(args, 'min_psnr', None)
-    if mean is None and psnr is None and args.min_similarity is None:
+    flags = {
+        name: value
+        for name in ('keep', 'mean_tokens', 'min_similarity', 'min_psnr')
+        if (value := getattr(args, name, None)) is not None
+    }
+    if keeps is not None:
+        del flags['keep']
+    if len(flags) > 1:
+        named = ' and '.join(f'--{name.replace("_", "-")}' for name in flags)
+        raise ValueError(f'{named} contradict each other; leave one out.')
+    if not flags or 'keep' in flags:
         return None
     from mergevq_mm.models.utils.budget import Budget
 
+    mean, psnr = args.mean_tokens, flags.get('min_psnr')
     by = None if mean is None or hasattr(args, 'min_psnr') else 'similarity'
     return Budget(mean, args.min_similarity, psnr, by, keeps)

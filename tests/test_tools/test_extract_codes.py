@@ -138,6 +138,8 @@ def test_images_of_a_budget_have_a_keep_each(extract, files, model, tmp_path, ca
     assert len(seen) > 1
     with pytest.raises(SystemExit, match=r"was begun with budget='Budget\(psnr="):
         extract(tmp_path / 'codes', '--min-psnr', '99')
+    with pytest.raises(SystemExit, match='--mean-tokens and --min-psnr contradict'):
+        extract(tmp_path / 'codes', '--min-psnr', '99', '--mean-tokens', '9')
 
 
 def test_header_names_the_tokenizer(extract, files, tmp_path):

@@ -6,8 +6,8 @@ of a batch go where they are worth most: from the fewest on, always the step tha
 most quality a token (the steps of the concave hull of each row, largest slope first:
 Lagrange's rule, one price of a token for all images).
 
-The paper has one K for a batch; this is ours. (Of other tokenizers, AdaTok of 2026 is one
-that chooses the number of tokens by image.)
+The paper has one K for a batch; this is ours. (Of other tokenizers, AdaTok of 2026 is
+one that chooses the number of tokens by image.)
 """
 
 from __future__ import annotations
