@@ -28,6 +28,7 @@ if _TYPE_CHECKING:  # for editors; at run time they come on first access
         visualization,
     )
     from .apis import (
+        Budget,
         DecodingInferencer,
         EditingInferencer,
         EncodingInferencer,
@@ -47,6 +48,7 @@ if _TYPE_CHECKING:  # for editors; at run time they come on first access
 _compat.apply()
 
 __all__ = [
+    'Budget',
     'DecodingInferencer',
     'EditingInferencer',
     'EncodingInferencer',

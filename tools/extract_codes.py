@@ -4,10 +4,12 @@ Writes shards of memory-mapped files that `mergevq_mm.MergeVQCodes` reads: for e
 image the codes and the group map at each K, of the image and of its mirror image, and
 its class. Images are prepared as in validation (resize, centre crop), or with --views N
 as N random crops. An interrupted run is continued by the same command; shards that are
-complete are kept.
+complete are kept. Within a budget (docs/budget.md) each image is encoded at one K of
+its own, and its mirror image at the same; a mean holds over each batch.
 
 Examples (CONFIG=configs/mergevq_g+r.py):
     python tools/extract_codes.py $CONFIG CHECKPOINT data/codes --keep 144 196 256
+    python tools/extract_codes.py $CONFIG CHECKPOINT data/codes --mean-tokens 144
     python tools/extract_codes.py $CONFIG CHECKPOINT data/codes --views 10
     python tools/extract_codes.py $CONFIG CHECKPOINT data/val --split val --no-flip
     torchrun --nproc-per-node 8 tools/extract_codes.py $CONFIG CHECKPOINT data/codes
@@ -29,6 +31,7 @@ import numpy as np
 from mmengine.config import Config, DictAction
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+from mergevq_mm.cli.keep_arguments import add_budget, budget_of
 from mergevq_mm.utils import config as config_utils
 from mergevq_mm.utils.config_options import merge_options
 
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
     from mergevq_mm.datasets.codes import CodesHeader
     from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+    from mergevq_mm.models.utils.budget import Budget
 
 Encode = Callable[[dict], dict[str, np.ndarray]]
 
@@ -65,8 +69,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         type=int,
         metavar='K',
-        help="numbers of tokens; default: the target of the config's model.keep",
+        help="default: the config's target, of a budget some to choose from",
     )
+    add_budget(parser)
     parser.add_argument(
         '--split',
         choices=['train', 'val', 'test'],
@@ -184,7 +189,11 @@ def describe_dataset(dataset: Dataset, preparation: Any) -> tuple[tuple[str, ...
 
 
 def make_encoder(
-    cfg: Config, tokenizer: FrozenTokenizer, header: CodesHeader, device: str
+    cfg: Config,
+    tokenizer: FrozenTokenizer,
+    header: CodesHeader,
+    device: str,
+    budget: Budget | None = None,
 ) -> Encode:
     """A function from a batch of the loader to rows of the arrays of a shard.
 
@@ -193,12 +202,14 @@ def make_encoder(
         tokenizer (FrozenTokenizer): On its device.
         header (CodesHeader): What to write.
         device (str): That device.
+        budget (Budget, optional): That gives each image a K. Defaults to None.
 
     Returns:
         Callable[[dict], dict[str, np.ndarray]]: The function.
     """
     import torch
 
+    from mergevq_mm.datasets.codes_writing import code_rows
     from mergevq_mm.registry import MODELS
 
     given = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
@@ -210,17 +221,9 @@ def make_encoder(
     @torch.inference_mode()
     def encode(data: dict) -> dict[str, np.ndarray]:
         data = preprocessor(data)
-        images = data['inputs']
         labels = [int(sample.gt_label) for sample in data['data_samples']]
-        rows = {'labels': np.asarray(labels, dtype=np.int64)}
-        if header.flips == 2:
-            images = torch.cat([images, images.flip(-1)])
-        found = tokenizer.encode_each(images, header.keeps)
-        for keep, (index, group, _) in zip(header.keeps, found, strict=True):
-            for name, value in (('index', index), ('group', group)):
-                value = value.unflatten(0, (header.flips, -1)).transpose(0, 1)
-                rows[f'{name}_K{keep}'] = value.cpu().numpy()  # B×F×K or B×F×L
-        return rows
+        rows = code_rows(tokenizer, data['inputs'], header, budget)
+        return {'labels': np.asarray(labels, dtype=np.int64), **rows}
 
     return encode
 
@@ -257,8 +260,10 @@ def prepare(
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     tokenizer = FrozenTokenizer(cfg.get('model') or {}, args.checkpoint)
     use_graphs(tokenizer.to(device).network)
-    keeps = args.keep
-    if keeps is None:
+    keeps, budget = args.keep, budget_of(args, keeps=args.keep)
+    if budget is not None:
+        keeps = tokenizer.candidates(budget)
+    elif keeps is None:
         target = cfg.model.get('keep') or tokenizer.length
         keeps = [target if isinstance(target, int) else target['target']]
     data_cfg = dataset_config(cfg, args.split, args.views)
@@ -278,8 +283,9 @@ def prepare(
         flips=1 + args.flip,
         classes=classes,
         source=source,
+        budget='' if budget is None else str(budget),
     )
-    encode = make_encoder(cfg, tokenizer, header, device)
+    encode = make_encoder(cfg, tokenizer, header, device, budget)
     encode(default_collate([dataset[0]]))  # what does not fit fails before it is begun
     start_codes(args.out, header)
     return header, dataset, encode
@@ -382,8 +388,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mergevq_mm.datasets.codes import is_complete
 
     there = sum(is_complete(args.out, shard) for shard in header.shards)
+    keeps = f'K {"of" if header.budget else "="} {", ".join(map(str, header.keeps))}'
     print(
-        f'{header.samples} images, K = {", ".join(map(str, header.keeps))}: '
+        f'{header.samples} images, {keeps}: '
         f'{there} of {len(header.shards)} shards are in {args.out}.'
     )
 

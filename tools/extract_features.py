@@ -22,11 +22,14 @@ from extract_codes import READS, dataset_config, progress
 from mmengine.config import Config, DictAction
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+from mergevq_mm.cli.keep_arguments import add_budget, budget_of
 from mergevq_mm.utils import config as config_utils
 from mergevq_mm.utils.config_options import merge_options
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
+
+    from mergevq_mm.models.utils.budget import Budget
 
 # Those of mergevq_mm.evaluation.features, whose import would make --help slow.
 FEATURES = ('cls', 'avg', 'codes')
@@ -84,6 +87,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='K',
         help='tokens to keep, or their share such as 0.25. Default: no merging',
     )
+    add_budget(parser, decoder=False)
     add_arguments(parser)
     return parser.parse_args(argv)
 
@@ -141,7 +145,7 @@ def extract(
     cfg: Config,
     split: str,
     features: Sequence[str],
-    keep: int | float | None,
+    keep: int | float | Budget | None,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
     """Features of a split, with a progress bar.
@@ -150,7 +154,7 @@ def extract(
         cfg (Config): A stage-1 config.
         split (str): 'train', 'val' or 'test'.
         features (Sequence[str]): Of ``FEATURES``.
-        keep (int | float, optional): Tokens to keep; None for all.
+        keep (int | float | Budget, optional): Tokens to keep; None for all.
         args (Namespace): With ``checkpoint`` and the flags of :func:`add_arguments`.
 
     Returns:
@@ -217,9 +221,10 @@ def run(args: argparse.Namespace) -> None:
     from mergevq_mm.evaluation.feature_files import check_ending, write_features
 
     check_ending(args.out)  # before the work
-    rows = extract(read_config(args), args.split, args.features, args.keep, args)
+    keep = budget_of(args) or args.keep
+    rows = extract(read_config(args), args.split, args.features, keep, args)
     classes = rows.pop('classes')
-    keep = 'all' if args.keep is None else str(args.keep)
+    keep = 'all' if keep is None else str(keep)
     metadata = {
         'config': str(args.config),
         'checkpoint': str(args.checkpoint),

@@ -11,22 +11,26 @@ from .pretrained import from_pretrained
 from .publishing import export_checkpoint, push_to_hub, save_pretrained
 
 if TYPE_CHECKING:  # for editors; at run time they come on first access
+    from ..models.utils.budget import Budget
     from .coding_inferencers import DecodingInferencer, EncodingInferencer
     from .editing_inferencer import EditingInferencer
     from .generation_inferencer import GenerationInferencer
     from .inferencers import FeatureInferencer, ReconstructionInferencer
 
-# Name -> module: mmengine's base of the inferencers takes seconds to import.
+# Name -> module: mmengine's base of the inferencers takes seconds to import, and so do
+# the models.
 _LAZY = {
-    'DecodingInferencer': 'coding_inferencers',
-    'EditingInferencer': 'editing_inferencer',
-    'EncodingInferencer': 'coding_inferencers',
-    'FeatureInferencer': 'inferencers',
-    'GenerationInferencer': 'generation_inferencer',
-    'ReconstructionInferencer': 'inferencers',
+    'Budget': '..models.utils.budget',
+    'DecodingInferencer': '.coding_inferencers',
+    'EditingInferencer': '.editing_inferencer',
+    'EncodingInferencer': '.coding_inferencers',
+    'FeatureInferencer': '.inferencers',
+    'GenerationInferencer': '.generation_inferencer',
+    'ReconstructionInferencer': '.inferencers',
 }
 
 __all__ = [
+    'Budget',
     'DecodingInferencer',
     'EditingInferencer',
     'EncodingInferencer',
@@ -45,9 +49,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import an inferencer on first access (PEP 562)."""
+    """Import what is heavy on first access (PEP 562)."""
     if name in _LAZY:
-        module = importlib.import_module(f'{__name__}.{_LAZY[name]}')
+        module = importlib.import_module(_LAZY[name], __name__)
         return getattr(module, name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 

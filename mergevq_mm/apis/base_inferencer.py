@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from .loading import load_for_inference
 from .outputs import real_paths, write_outputs
 from .preparation import MAX_POSITIONS, batch_room, preparation_of
 from .progress import track
+
+if TYPE_CHECKING:
+    from mergevq_mm.models.utils.budget import Budget
 
 
 class MergeVQInferencer(BaseInferencer):
@@ -285,22 +288,27 @@ class ImageInferencer(MergeVQInferencer):
             own = [sampler.target] if sampler is not None else [grid[0] * grid[1]]
         return own[0] / (grid[0] * grid[1])
 
-    def read_keep(self, keep: int | float | None, grid: tuple[int, int]) -> int:
+    def read_keep(
+        self, keep: int | float | Budget | None, grid: tuple[int, int]
+    ) -> int | Budget:
         """K of a raster.
 
         Args:
-            keep (int | float, optional): K, or a share of the positions. None is the
-                model's share, or as little as it can reach.
+            keep (int | float | Budget, optional): K, or a share of the positions. None
+                is the model's share, or as little as it can reach. A budget stays one.
             grid (tuple[int, int]): Rows and columns.
 
         Returns:
-            int: K.
+            int | Budget: K.
 
         Raises:
             ValueError: If it is no number, or a share is out of range.
         """
-        from mergevq_mm.models.utils.merge_schedule import resolve_keep
+        from mergevq_mm.models.utils.budget import Budget
+        from mergevq_mm.models.utils.merge_schedule import least_keep, resolve_keep
 
+        if isinstance(keep, Budget):
+            return keep
         length = grid[0] * grid[1]
         numbers = (int, float, np.integer, np.floating)
         if keep is not None and not isinstance(keep, numbers):
@@ -361,11 +369,6 @@ class ImageInferencer(MergeVQInferencer):
             batch.append(NamedImage(name, source, pixels))
         if batch:
             yield batch
-
-
-def least_keep(length: int, layers: int) -> int:
-    """The fewest tokens that so many layers can merge L to: each halves at most."""
-    return -(-length // 2**layers)
 
 
 def _as_sample(result: dict) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,10 @@ from .token_file import (
     read_token_file,
     unpack,
 )
+
+if TYPE_CHECKING:
+    from mergevq_mm.models.utils.budget import Budget
+    from mergevq_mm.models.utils.structures import MergedTokens
 
 
 def tokenizer_fingerprint(parts: nn.Module) -> str:
@@ -68,14 +72,15 @@ class EncodingInferencer(ImageInferencer):
     def forward(
         self,
         inputs: Sequence[NamedImage],
-        keep: int | float | None = None,
+        keep: int | float | Budget | None = None,
         with_map: bool = True,
     ) -> list[dict]:
         """Encode a batch.
 
         Args:
             inputs (Sequence[NamedImage]): Images of one size.
-            keep (int | float, optional): K or a share. Defaults to None, the model's.
+            keep (int | float | Budget, optional): K or a share, or what to spend on the
+                batch. Defaults to None, the model's.
             with_map (bool): Whether the file holds the source map. Without it the
                 tokenizer predicts the map. Defaults to True.
 
@@ -85,45 +90,55 @@ class EncodingInferencer(ImageInferencer):
         Raises:
             ValueError: If K cannot be reached, or no map can be predicted.
         """
+        from mergevq_mm.models.utils.budget_signals import encode_ragged
+
         parts = self.parts
         if not with_map and not parts.neck.learned:
             raise ValueError(
                 'with_map=False, but this tokenizer has not learned to predict the '
                 'source map; keep the map in the file.'
             )
-        embedded = parts.backbone.embed(self.images(inputs))
-        grid = tuple(embedded.grid)
-        merged = parts.backbone.encode_embedded(embedded, self.read_keep(keep, grid))
-        index = parts.quantizer(merged.tokens).index
-        results = []
-        for i, image in enumerate(inputs):
-            group = merged.group[i].cpu().numpy() if with_map else None
-            tokens = TokenFile(
-                index[i].cpu().numpy(),
-                group,
-                grid,
-                parts.quantizer.bits,
-                self.fingerprint,
-            )
-            content = pack(tokens)
-            pixels = image.pixels.shape[0] * image.pixels.shape[1]
-            payload = tokens.code_bits + tokens.map_bits
-            results.append(
-                {
-                    'name': image.name,
-                    'source': image.source,
-                    'grid': grid,
-                    'index': tokens.index,
-                    'group': group,
-                    'content': content,
-                    'code_bits': tokens.code_bits,
-                    'map_bits': tokens.map_bits,
-                    'file_bits': 8 * len(content),
-                    'bpp': payload / pixels,
-                    'file_bpp': 8 * len(content) / pixels,
-                }
-            )
-        return results
+        images = self.images(inputs)
+        embedded = parts.backbone.embed(images)
+        keep = self.read_keep(keep, embedded.grid)
+        merged = encode_ragged(parts, images, keep, embedded)
+        index = merged.map(lambda part: parts.quantizer(part.tokens).index)
+        return [
+            self._pack(image, alone, codes[0], with_map)
+            for image, alone, codes in zip(inputs, merged, index, strict=True)
+        ]
+
+    def _pack(
+        self,
+        image: NamedImage,
+        merged: MergedTokens,
+        index: torch.Tensor,
+        with_map: bool,
+    ) -> dict[str, Any]:
+        """The result of an image, from its tokens, a batch of one, and its codes."""
+        group = merged.group[0].cpu().numpy() if with_map else None
+        tokens = TokenFile(
+            index.cpu().numpy(),
+            group,
+            tuple(merged.grid),
+            self.parts.quantizer.bits,
+            self.fingerprint,
+        )
+        content = pack(tokens)
+        pixels = image.pixels.shape[0] * image.pixels.shape[1]
+        return {
+            'name': image.name,
+            'source': image.source,
+            'grid': tokens.grid,
+            'index': tokens.index,
+            'group': group,
+            'content': content,
+            'code_bits': tokens.code_bits,
+            'map_bits': tokens.map_bits,
+            'file_bits': 8 * len(content),
+            'bpp': (tokens.code_bits + tokens.map_bits) / pixels,
+            'file_bpp': 8 * len(content) / pixels,
+        }
 
     def outputs(self, result: dict) -> dict[str, bytes]:
         """The token file."""
@@ -231,28 +246,40 @@ class DecodingInferencer(ImageInferencer):
         Returns:
             list[dict]: A result each.
         """
+        from mergevq_mm.models.utils.pixel_range import to_unit_range
+        from mergevq_mm.models.utils.ragged import Ragged, rows_by_keep
         from mergevq_mm.visualization import to_uint8
 
-        parts, grid = self.parts, inputs[0][2].grid
-        index = np.stack([tokens.index for _, _, tokens in inputs])
-        codes = parts.quantizer.index_to_codes(torch.from_numpy(index).to(self.device))
-        codes = codes.to(next(parts.parameters()).dtype)
-        group = None
-        if inputs[0][2].group is not None:
-            maps = np.stack([tokens.group for _, _, tokens in inputs])
-            group = torch.from_numpy(maps).to(self.device)
-        images = parts.decoder(parts.neck(codes, group, grid).tokens, grid)
+        keeps = rows_by_keep([len(tokens.index) for _, _, tokens in inputs])
+        images = Ragged(
+            {
+                keep: (rows, self._decode([inputs[row][2] for row in rows]))
+                for keep, rows in keeps.items()
+            }
+        ).join()
         return [
             {
                 'name': name,
                 'source': source,
-                'image': to_uint8(image.float() * 0.5 + 0.5),
-                'grid': grid,
+                'image': to_uint8(to_unit_range(image)),
+                'grid': tokens.grid,
                 'index': tokens.index,
                 'group': tokens.group,
             }
             for (name, source, tokens), image in zip(inputs, images, strict=True)
         ]
+
+    def _decode(self, files: Sequence[TokenFile]) -> torch.Tensor:
+        """Images of files of one shape and K, B×3×H×W in [-1, 1]."""
+        parts, grid = self.parts, files[0].grid
+        index = np.stack([tokens.index for tokens in files])
+        codes = parts.quantizer.index_to_codes(torch.from_numpy(index).to(self.device))
+        codes = codes.to(next(parts.parameters()).dtype)
+        group = None
+        if files[0].group is not None:
+            maps = np.stack([tokens.group for tokens in files])
+            group = torch.from_numpy(maps).to(self.device)
+        return parts.decoder(parts.neck(codes, group, grid).tokens, grid)
 
     def outputs(self, result: dict) -> dict[str, np.ndarray]:
         """The image as PNG."""
@@ -260,8 +287,8 @@ class DecodingInferencer(ImageInferencer):
 
 
 def _shape(tokens: TokenFile) -> tuple:
-    """What files of one batch have in common."""
-    return tokens.grid, len(tokens.index), tokens.group is None
+    """What files of one batch have in common; K may differ."""
+    return tokens.grid, tokens.group is None
 
 
 def _contents(inputs: Any) -> Any:

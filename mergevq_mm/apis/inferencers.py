@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,10 @@ from .base_inferencer import ImageInferencer
 from .image_inputs import NamedImage, list_inputs
 from .outputs import check_apart
 from .token_file import TokenFile
+
+if TYPE_CHECKING:
+    from mergevq_mm.models.utils.budget import Budget
+    from mergevq_mm.models.utils.structures import MergedTokens
 
 
 class ReconstructionInferencer(ImageInferencer):
@@ -39,15 +43,16 @@ class ReconstructionInferencer(ImageInferencer):
     def forward(
         self,
         inputs: Sequence[NamedImage],
-        keep: int | float | Sequence[int | float] | None = None,
+        keep: int | float | Budget | Sequence[int | float | Budget] | None = None,
         predict_source: bool = False,
     ) -> list[dict]:
         """Reconstruct a batch.
 
         Args:
             inputs (Sequence[NamedImage]): Images of one size.
-            keep (int | float | Sequence, optional): K or shares, one or several.
-                Defaults to None, the model's.
+            keep (int | float | Budget | Sequence, optional): K or shares, one or
+                several; a :class:`~mergevq_mm.Budget` gives each image of the batch a K
+                of its own. Defaults to None, the model's.
             predict_source (bool): Whether to decode with the predicted map, too.
                 Defaults to False.
 
@@ -57,13 +62,16 @@ class ReconstructionInferencer(ImageInferencer):
         Raises:
             ValueError: If a K cannot be reached, or no map can be predicted.
         """
+        from mergevq_mm.models.utils.budget_signals import encode_ragged
+
         parts = self.parts
         if predict_source and not parts.neck.learned:
             raise ValueError(
                 'predict_source=True, but this tokenizer has not learned to predict '
                 'the source map; leave it out.'
             )
-        embedded = parts.backbone.embed(self.images(inputs))  # once, whatever K
+        images = self.images(inputs)
+        embedded = parts.backbone.embed(images)  # once, whatever K
         grid = tuple(embedded.grid)
         keeps = list(keep) if isinstance(keep, (list, tuple)) else [keep]
         if not keeps:
@@ -78,29 +86,38 @@ class ReconstructionInferencer(ImageInferencer):
             }
             for image in inputs
         ]
-        asked: dict[int, list[str]] = {}
+        asked: dict[int | Budget, list[str]] = {}
         for k in keeps:
             asked.setdefault(self.read_keep(k, grid), []).append(_keep_name(k))
-        for tokens, names in asked.items():
-            merged = parts.backbone.encode_embedded(embedded, tokens)
-            quantized = parts.quantizer(merged.tokens)
-            made = {
-                'image': self._decode(quantized.codes, merged.group, grid),
-                'index': quantized.index,
-                'group': merged.group,
-            }
-            if predict_source:
-                made['predicted_image'] = self._decode(quantized.codes, None, grid)
-            self._note(results, tokens, made, names)
+        for one, names in asked.items():
+            merged = encode_ragged(parts, images, one, embedded)
+            for tokens, (rows, part) in merged.parts.items():
+                made = self._make(part, predict_source)
+                self._note([results[row] for row in rows], tokens, made, names)
         return results
+
+    def _make(
+        self, merged: MergedTokens, predict_source: bool
+    ) -> dict[str, torch.Tensor]:
+        """Codes and reconstructions of images that have one K."""
+        quantized = self.parts.quantizer(merged.tokens)
+        made = {
+            'image': self._decode(quantized.codes, merged.group, merged.grid),
+            'index': quantized.index,
+            'group': merged.group,
+        }
+        if predict_source:
+            made['predicted_image'] = self._decode(quantized.codes, None, merged.grid)
+        return made
 
     def _decode(
         self, codes: torch.Tensor, group: torch.Tensor | None, grid: tuple[int, int]
     ) -> torch.Tensor:
         """Images in [0, 1]."""
+        from mergevq_mm.models.utils.pixel_range import to_unit_range
+
         recovered = self.parts.neck(codes, group, grid)
-        image = self.parts.decoder(recovered.tokens, grid)
-        return (image.float() * 0.5 + 0.5).clamp(0, 1)
+        return to_unit_range(self.parts.decoder(recovered.tokens, grid))
 
     def _note(
         self, results: list[dict], keep: int, made: dict, names: list[str]
@@ -116,8 +133,9 @@ class ReconstructionInferencer(ImageInferencer):
             grid = result['grid']
             file = TokenFile(index, group, grid, self.parts.quantizer.bits, '')
             image = made['image'][i].cpu()
+            before = result['reconstructions'].get(keep, {'asked': []})
             noted = {
-                'asked': names,
+                'asked': [*before['asked'], *names],
                 'image': to_uint8(image),
                 'index': index,
                 'group': group,
@@ -206,14 +224,15 @@ class FeatureInferencer(ImageInferencer):
     def forward(
         self,
         inputs: Sequence[NamedImage],
-        keep: int | float | None = None,
+        keep: int | float | Budget | None = None,
         features: Sequence[str] = ('cls', 'avg', 'codes'),
     ) -> list[dict]:
         """Features of a batch.
 
         Args:
             inputs (Sequence[NamedImage]): Images of one size.
-            keep (int | float, optional): K or a share. Defaults to None, no merging.
+            keep (int | float | Budget, optional): K or a share, or what to spend on the
+                batch, by similarity. Defaults to None, no merging.
             features (Sequence[str]): Which. Defaults to all.
 
         Returns:
@@ -240,10 +259,15 @@ class FeatureInferencer(ImageInferencer):
         ]
 
 
-def _keep_name(keep: int | float | None) -> str:
+def _keep_name(keep: int | float | Budget | None) -> str:
     """What somebody has asked for, as a name of a folder."""
+    from mergevq_mm.models.utils.budget import Budget
+
     if keep is None:
         return 'own_K'
+    if isinstance(keep, Budget):
+        name, value = keep.aim
+        return f'{name}{value:g}'
     return 'all' if isinstance(keep, float) and keep == 1 else f'K{keep:g}'
 
 

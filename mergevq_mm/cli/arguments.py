@@ -6,26 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .keep_arguments import add_budget, keep_of
+
 FITS = ('whole', 'crop')
 FEATURES = ('cls', 'avg', 'codes')
 MODES = ('compressed', 'full', 'restricted', 'speculative')
-
-
-def keep_of(text: str) -> int | float | None:
-    """A number of tokens, a share of them, or 'all'.
-
-    Args:
-        text (str): From the command line.
-
-    Returns:
-        int | float: For an inferencer; 'all' is the share 1.
-    """
-    if text == 'all':
-        return 1.0
-    return float(text) if '.' in text else int(text)
-
-
-keep_of.__name__ = 'K'  # argparse names it where a text is neither
 
 
 def add_commands(commands: Any) -> None:
@@ -125,14 +110,22 @@ def _strict(group: Any) -> None:
     )
 
 
-def _keep(parser: argparse.ArgumentParser, **options: Any) -> None:
-    parser.add_argument(
+def _keep(
+    parser: argparse.ArgumentParser,
+    default: str = "the model's",
+    decoder: bool = True,
+    **options: Any,
+) -> None:
+    """Flags of K, one for all images or one for each."""
+    group = parser.add_argument_group('tokens')
+    group.add_argument(
         '--keep',
         type=keep_of,
         metavar='K',
-        help="tokens, or a share such as 0.25, or all. Default: the model's",
+        help=f'tokens, or a share such as 0.25, or all. Default: {default}',
         **options,
     )
+    add_budget(group, decoder)
 
 
 def _out(parser: argparse.ArgumentParser, default: str) -> None:
@@ -234,9 +227,7 @@ def _features(commands: Any) -> None:
         help='cls (class token), avg (mean of the tokens), codes (mean of the codes). '
         'Default: all',
     )
-    parser.add_argument(
-        '--keep', type=keep_of, metavar='K', help='tokens. Default: no merging'
-    )
+    _keep(parser, 'no merging', decoder=False)
     parser.add_argument(
         '--out',
         type=Path,

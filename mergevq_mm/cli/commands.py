@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from . import keep_arguments
+
 
 def models(args: argparse.Namespace) -> None:
     """List names, one a line.
@@ -111,13 +113,14 @@ def reconstruct(args: argparse.Namespace) -> None:
 
     from .summary import ReconstructionSummary
 
+    keep = keep_arguments.budget_of(args) or args.keep
     infer = ReconstructionInferencer(
         **model_arguments(args), show_progress=not args.quiet
     )
     summary, psnrs = ReconstructionSummary(), []
     for result in infer.stream(
         named_files(args.images),
-        keep=args.keep,
+        keep=keep,
         predict_source=args.predict_source,
         draw=not args.no_pictures,
         out_dir=args.out,
@@ -147,11 +150,12 @@ def encode(args: argparse.Namespace) -> None:
     """
     from mergevq_mm.apis import EncodingInferencer
 
+    keep = keep_arguments.budget_of(args) or args.keep
     infer = EncodingInferencer(**model_arguments(args), show_progress=not args.quiet)
-    rates, total = [], 0
+    rates, keeps, total = [], [], 0
     for result in infer.stream(
         named_files(args.images),
-        keep=args.keep,
+        keep=keep,
         with_map=not args.no_map,
         out_dir=args.out,
         **image_arguments(args),
@@ -164,10 +168,11 @@ def encode(args: argparse.Namespace) -> None:
             flush=True,
         )
         rates.append(result['bpp'])
+        keeps.append(len(result['index']))
         total += size
     print(
-        f'{len(rates)} images, {total} bytes, {np.mean(rates):.4f} bits a pixel on '
-        f'average: {args.out}/'
+        f'{len(rates)} images, {total} bytes, {np.mean(keeps):.1f} tokens and '
+        f'{np.mean(rates):.4f} bits a pixel on average: {args.out}/'
     )
     conclude(args, infer.failed, len(rates))
 
@@ -202,18 +207,19 @@ def features(args: argparse.Namespace) -> None:
     from mergevq_mm.evaluation.feature_files import check_ending, write_features
 
     check_ending(args.out)  # before the work
+    keep = keep_arguments.budget_of(args) or args.keep
     infer = FeatureInferencer(**model_arguments(args), show_progress=not args.quiet)
     results = infer(
         named_files(args.images),
-        keep=args.keep,
+        keep=keep,
         features=args.features,
         **image_arguments(args),
     )
     rows = {name: np.stack([r[name] for r in results]) for name in args.features}
     rows['label'] = np.full(len(results), -1, dtype=np.int64)
     rows['path'] = np.array([result['source'] for result in results])
-    keep = 'all' if args.keep is None else str(args.keep)
-    metadata = {'model': str(args.model), 'weights': str(args.weights), 'keep': keep}
+    kept = 'all' if keep is None else str(keep)
+    metadata = {'model': str(args.model), 'weights': str(args.weights), 'keep': kept}
     write_features(args.out, rows, metadata)
     widths = ', '.join(f'{name} {rows[name].shape[1]}' for name in args.features)
     print(f'{len(results)} images, widths {widths}: {args.out}')

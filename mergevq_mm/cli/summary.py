@@ -77,11 +77,11 @@ class ReconstructionSummary:
         """
         lines = []
         for rows in self._by_place.values():
-            keeps = {row['K'] for row in rows}
+            keeps = [row['K'] for row in rows]
             mean = {name: np.mean([row[name] for row in rows]) for name in COLUMNS[5:]}
-            named = (
-                f'{min(keeps)}' if len(keeps) == 1 else f'{min(keeps)}..{max(keeps)}'
-            )
+            named = f'{min(keeps)}'
+            if min(keeps) != max(keeps):
+                named += f'..{max(keeps)} ({np.mean(keeps):.1f} on average)'
             lines.append(
                 f'mean of {len(rows)}: K = {named}, PSNR {mean["psnr"]:.2f} dB, '
                 f'{mean["code_bits"]:.0f} + {mean["map_bits"]:.0f} bits, '

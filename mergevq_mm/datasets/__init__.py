@@ -1,6 +1,7 @@
 """Data sets and their transforms."""
 
 from .image_folder import ImageFolder
+from .keep_batches import SameKeepBatchSampler
 from .merge_codes import MergeVQCodes
 from .packed_backends import PackedLmdbBackend, TarBackend
 from .seeded_views import SeededViews
@@ -11,6 +12,7 @@ __all__ = [
     'LoadImage',
     'MergeVQCodes',
     'PackedLmdbBackend',
+    'SameKeepBatchSampler',
     'SeededViews',
     'TarBackend',
     'UnreadableImageError',

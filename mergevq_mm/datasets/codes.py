@@ -12,6 +12,13 @@
 Axis F holds the image as it is and, where there is one, its mirror image. Groups are
 numbered by their first raster position. A shard is written as ``shard_00000.tmp`` and
 renamed when it is on the disk, so a folder of the right name is complete.
+
+Within a budget each image has one K of its own, and its mirror image the same. Then a
+shard holds, in the place of the two files for each K::
+
+    keep.npy    N        int32   K
+    index.npy   N×F×max  int32   codes of the groups; behind the K-th zeros
+    group.npy   N×F×L    uint16  group of each raster position
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-VERSION = 1
+VERSION, RAGGED = 1, 2  # one K of the folder, one of each image
 HEADER = 'codes.json'
 
 
@@ -40,13 +47,16 @@ class CodesHeader:
         bits (int): Width of a code.
         split (tuple[int, ...]): Bits of its parts, the lowest first.
         grid (tuple[int, int]): Rows and columns of the raster.
-        keeps (tuple[int, ...]): Numbers of groups, ascending.
+        keeps (tuple[int, ...]): Numbers of groups, ascending; within a budget those
+            that an image may have.
         flips (int): 1, or 2 with mirror images.
         samples (int): Number of images.
         classes (tuple[str, ...]): Names of the classes.
         source (str): Digest of the data set: its files, labels and pipeline.
         shards (tuple[dict, ...]): For each one ``name``, ``samples`` and ``files``,
             the length of each file in bytes.
+        budget (str): What gave each image its K; '' where all have been encoded at
+            each K. Defaults to ''.
     """
 
     version: int
@@ -60,6 +70,7 @@ class CodesHeader:
     classes: tuple[str, ...]
     source: str
     shards: tuple[dict[str, Any], ...]
+    budget: str = ''
 
     @property
     def length(self) -> int:
@@ -71,6 +82,11 @@ class CodesHeader:
         arrays: dict[str, tuple[tuple[int, ...], str]] = {
             'labels': ((samples,), 'int64')
         }
+        if self.budget:
+            arrays['keep'] = ((samples,), 'int32')
+            arrays['index'] = ((samples, self.flips, max(self.keeps)), 'int32')
+            arrays['group'] = ((samples, self.flips, self.length), 'uint16')
+            return arrays
         for keep in self.keeps:
             arrays[f'index_K{keep}'] = ((samples, self.flips, keep), 'int32')
             arrays[f'group_K{keep}'] = ((samples, self.flips, self.length), 'uint16')
@@ -97,7 +113,8 @@ def plan_codes(samples: int, shard_size: int, **values: Any) -> CodesHeader:
             f'samples={samples} and shard_size={shard_size} must be at least 1; give '
             'a data set with images, and shards of some thousands of them.'
         )
-    header = CodesHeader(VERSION, samples=samples, shards=(), **values)
+    version = RAGGED if values.get('budget') else VERSION
+    header = CodesHeader(version, samples=samples, shards=(), **values)
     if len(set(header.keeps)) != len(header.keeps) or header.length > 2**16:
         raise ValueError(
             f'keeps={list(header.keeps)} of {header.length} positions cannot be '
@@ -144,12 +161,12 @@ def read_header(root: str | os.PathLike) -> CodesHeader:
             f'root="{root}" holds no readable {HEADER} ({type(error).__name__}); '
             f'{remedy}'
         ) from error
-    if version != VERSION:
-        later = isinstance(version, int) and version > VERSION
+    if version not in (VERSION, RAGGED):
+        later = isinstance(version, int) and version > RAGGED
         how = 'install the mergevq_mm that wrote them' if later else 'extract them anew'
         raise ValueError(
             f'root="{root}" holds codes of format {version}, and this is format '
-            f'{VERSION}; {how}.'
+            f'{RAGGED}; {how}.'
         )
     try:
         lists = ('split', 'grid', 'keeps', 'classes', 'shards')
@@ -182,6 +199,8 @@ def _wrong_field(header: CodesHeader) -> str | None:
     length = header.length if all(whole(n, 1, 2**16) for n in header.grid) else 0
     files = {f'{name}.npy' for name in header.arrays(1)}
     right = {
+        'budget': type(header.budget) is str
+        and bool(header.budget) == (header.version == RAGGED),
         'fingerprint': type(header.fingerprint) is str,
         'bits': whole(header.bits, 1, 31),
         'split': all(whole(n, 1, 31) for n in header.split)

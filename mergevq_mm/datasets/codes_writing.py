@@ -1,4 +1,4 @@
-"""Writing of codes in the format of :mod:`.codes`: whole shards or none."""
+"""Writing of codes in the format of :mod:`.codes`: rows, and whole shards or none."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from mergevq_mm.utils.fileio import write_atomically
 
 from .codes import HEADER, CodesHeader, is_complete, read_header
+
+if TYPE_CHECKING:
+    from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+    from mergevq_mm.models.utils.budget import Budget
 
 
 def start_codes(root: str | os.PathLike, header: CodesHeader) -> None:
@@ -41,7 +48,9 @@ def start_codes(root: str | os.PathLike, header: CodesHeader) -> None:
                 f'out="{root}" holds other files ({sorted(foreign)[0]}) and no '
                 f'{HEADER}; give a new or empty folder.'
             )
-        content = json.dumps(asdict(header), indent=1).encode()
+        # Without a budget as it was before there were any, for those who read it.
+        about = {k: v for k, v in asdict(header).items() if k != 'budget' or v}
+        content = json.dumps(about, indent=1).encode()
         own = root / f'{HEADER}.{uuid.uuid4().hex}'  # another process may write, too
         write_atomically(content, own)
         os.replace(own, root / HEADER)
@@ -118,3 +127,44 @@ def missing_shards(
     """Numbers of the shards that one of several processes has to write."""
     mine = range(rank, len(header.shards), world_size)
     return [i for i in mine if not is_complete(root, header.shards[i])]
+
+
+def code_rows(
+    tokenizer: FrozenTokenizer,
+    images: Tensor,
+    header: CodesHeader,
+    budget: Budget | None = None,
+) -> dict[str, np.ndarray]:
+    """Rows of the arrays of a shard, but for the classes.
+
+    Args:
+        tokenizer (FrozenTokenizer): On the device of the images.
+        images (Tensor): B×3×H×W in [-1, 1].
+        header (CodesHeader): What to write.
+        budget (Budget, optional): That gives each image its K, and its mirror image the
+            same. Defaults to None, all are encoded at each K.
+
+    Returns:
+        dict[str, np.ndarray]: By name, B rows each.
+    """
+    both = torch.cat([images, images.flip(-1)]) if header.flips == 2 else images
+
+    def row(values: Tensor) -> np.ndarray:
+        """(F·B)×… to B×F×…."""
+        return values.unflatten(0, (header.flips, -1)).transpose(0, 1).cpu().numpy()
+
+    if budget is None:
+        found = tokenizer.encode_each(both, header.keeps)
+        return {
+            f'{name}_K{keep}': row(values)
+            for keep, (index, group, _) in zip(header.keeps, found, strict=True)
+            for name, values in (('index', index), ('group', group))
+        }
+    keeps, most = tokenizer.choose_keeps(images, budget), max(header.keeps)
+    own = tokenizer.encode(both, keeps * header.flips)
+    index = own.map(lambda one: F.pad(one.index, (0, most - one.index.shape[1])))
+    return {
+        'keep': np.asarray(keeps),
+        'index': row(index.join()),
+        'group': row(own.map(lambda one: one.group).join()),
+    }

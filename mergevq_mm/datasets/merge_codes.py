@@ -24,10 +24,13 @@ class MergeVQCodes(Dataset):
     Nothing but the labels is read at the start; codes are mapped into memory when they
     are first asked for, in each worker process on its own.
 
+    Where the codes are of a budget, images have a K each. A batch of them has to be of
+    one K: :class:`SameKeepBatchSampler` makes such.
+
     Args:
         root (str): The folder.
         keep (int | Sequence[int], optional): Numbers of groups K to read. Defaults to
-            None, all that there are.
+            None, all that there are; codes of a budget have no others.
         flip_prob (float): Probability of the mirror image. Defaults to 0.5.
         fingerprint (str, optional): Of the tokenizer that the codes must be of.
             Defaults to None, of any.
@@ -71,6 +74,7 @@ class MergeVQCodes(Dataset):
         self._order = self._read_indices(indices)
         self._arrays: dict[tuple[int, str], np.ndarray] = {}
         self._labels = self._read_labels()
+        self._own_keeps = self._read_own_keeps()
         self.metainfo = {
             'classes': header.classes,
             'fingerprint': header.fingerprint,
@@ -78,6 +82,7 @@ class MergeVQCodes(Dataset):
             'split': header.split,
             'grid': header.grid,
             'keeps': self.keeps,
+            'ragged': self.ragged,
         }
 
     def __len__(self) -> int:
@@ -92,16 +97,24 @@ class MergeVQCodes(Dataset):
 
         Returns:
             dict: ``inputs``, for each K ``index_K<K>`` (K int64) and ``group_K<K>`` (L
-            int64) of the image or its mirror image; and ``data_samples`` with
-            ``gt_label``, ``sample_idx`` and ``flip``.
+            int64) of the image or its mirror image, or of its own K alone ``index`` and
+            ``group``; and ``data_samples`` with ``gt_label``, ``sample_idx`` and
+            ``flip``.
         """
         number = int(self._order[idx])
         flip = self.flip_prob > 0 and bool(torch.rand(()) < self.flip_prob)
-        inputs = {
-            name: self._read(number, int(flip), name)
-            for keep in self.keeps
-            for name in (f'index_K{keep}', f'group_K{keep}')
-        }
+        if self.ragged:
+            keep = int(self._own_keeps[number])
+            inputs = {
+                kind: self._read(number, flip, kind, keep)
+                for kind in ('index', 'group')
+            }
+        else:
+            inputs = {
+                f'{kind}_K{keep}': self._read(number, flip, f'{kind}_K{keep}', keep)
+                for keep in self.keeps
+                for kind in ('index', 'group')
+            }
         sample = DataSample(metainfo={'sample_idx': number, 'flip': flip})
         sample.set_gt_label(int(self._labels[number]))
         return {'inputs': inputs, 'data_samples': sample}
@@ -117,6 +130,22 @@ class MergeVQCodes(Dataset):
         """
         return [int(self._labels[self._order[idx]])]
 
+    @property
+    def ragged(self) -> bool:
+        """bool: Whether each image has one K of its own, within a budget."""
+        return self._own_keeps is not None
+
+    def keep_of(self, idx: int) -> int:
+        """K of a sample of a ragged data set.
+
+        Args:
+            idx (int): Which sample.
+
+        Returns:
+            int: K.
+        """
+        return int(self._own_keeps[self._order[idx]])
+
     def present_classes(self) -> list[int]:
         """Classes that have a sample; others are only named.
 
@@ -125,15 +154,16 @@ class MergeVQCodes(Dataset):
         """
         return np.unique(self._labels[self._order]).tolist()
 
-    def _read(self, number: int, flip: int, name: str) -> Tensor:
+    def _read(self, number: int, flip: int, name: str, keep: int) -> Tensor:
         shard = int(np.searchsorted(self._ends, number, side='right'))
         if (shard, name) not in self._arrays:
             array = open_array(self.root, self.header, shard, name)
             self._arrays[shard, name] = array
         array = self._arrays[shard, name]
-        row = array[number - self._ends[shard] + len(array), flip].astype(np.int64)
-        kind, _, keep = name.partition('_K')
-        limit = 2**self.header.bits if kind == 'index' else int(keep)
+        row = array[number - self._ends[shard] + len(array), int(flip)]
+        codes = name.startswith('index')
+        row = (row[:keep] if codes else row).astype(np.int64)
+        limit = 2**self.header.bits if codes else keep
         if row.min() < 0 or row.max() >= limit:
             raise ValueError(
                 f'root="{self.root}": {name} of sample {number} holds values from '
@@ -160,6 +190,11 @@ class MergeVQCodes(Dataset):
         known = self.header.keeps
         if keep is None:
             return known
+        if self.header.budget:
+            raise ValueError(
+                f'keep={keep} cannot be read from root="{self.root}", where each image '
+                f'has a K of its own within {self.header.budget}; leave it out.'
+            )
         keeps = (keep,) if isinstance(keep, int) else tuple(keep)
         if not keeps or set(keeps) - set(known):
             raise ValueError(
@@ -195,9 +230,7 @@ class MergeVQCodes(Dataset):
             ) from error
 
     def _read_labels(self) -> np.ndarray:
-        numbers = range(len(self.header.shards))
-        parts = [open_array(self.root, self.header, i, 'labels') for i in numbers]
-        labels = np.concatenate(parts)
+        labels = self._read_numbers('labels')
         if labels.min() < 0 or labels.max() >= len(self.header.classes):
             raise ValueError(
                 f'root="{self.root}" holds labels from {labels.min()} to '
@@ -205,3 +238,22 @@ class MergeVQCodes(Dataset):
                 'codes anew.'
             )
         return labels
+
+    def _read_own_keeps(self) -> np.ndarray | None:
+        """K of each image within a budget."""
+        if not self.header.budget:
+            return None
+        own = self._read_numbers('keep')
+        foreign = np.setdiff1d(own, self.header.keeps)
+        if len(foreign):
+            raise ValueError(
+                f'root="{self.root}" holds images of K={foreign[0]}, which is none of '
+                f'{list(self.header.keeps)}; extract the codes anew.'
+            )
+        return own
+
+    def _read_numbers(self, name: str) -> np.ndarray:
+        """An array of one number for each sample."""
+        shards = range(len(self.header.shards))
+        parts = [open_array(self.root, self.header, i, name) for i in shards]
+        return np.concatenate(parts)

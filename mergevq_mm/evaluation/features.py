@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from mergevq_mm.models.backbones import MergeVQEncoder
     from mergevq_mm.models.quantizers import LFQ
+    from mergevq_mm.models.utils.budget import Budget
+    from mergevq_mm.models.utils.structures import MergedTokens
 
 FEATURES = ('cls', 'avg', 'codes')
 
@@ -29,8 +31,8 @@ class TokenFeatures(nn.Module):
         backbone (MergeVQEncoder): The encoder.
         quantizer (LFQ, optional): For ``codes``. Defaults to None.
         names (Iterable[str]): Features to compute. Defaults to 'cls' and 'avg'.
-        keep (int | float, optional): Tokens to keep, or their share. Defaults to
-            None, no merging.
+        keep (int | float | Budget, optional): Tokens to keep, or their share, or what
+            to spend on each batch, by similarity. Defaults to None, no merging.
 
     Raises:
         ValueError: If a feature is unknown, or needs a quantizer that is not given.
@@ -41,7 +43,7 @@ class TokenFeatures(nn.Module):
         backbone: MergeVQEncoder,
         quantizer: LFQ | None = None,
         names: Iterable[str] = ('cls', 'avg'),
-        keep: int | float | None = None,
+        keep: int | float | Budget | None = None,
     ) -> None:
         super().__init__()
         self.names = tuple(names)
@@ -68,8 +70,23 @@ class TokenFeatures(nn.Module):
 
         Returns:
             dict[str, Tensor]: Name to B×D, or B×d for 'codes'.
+
+        Raises:
+            ValueError: If a budget asks for a PSNR, which needs a decoder.
         """
-        merged = self.backbone(images, self.keep, mode='encode')
+        from mergevq_mm.models.utils.budget import Budget
+        from mergevq_mm.models.utils.budget_signals import encode_ragged
+
+        if isinstance(self.keep, Budget):
+            found = encode_ragged(self, images, self.keep).map(self._features)
+            return {
+                name: found.map(lambda part, name=name: part[name]).join()
+                for name in self.names
+            }
+        return self._features(self.backbone(images, self.keep, mode='encode'))
+
+    def _features(self, merged: MergedTokens) -> dict[str, Tensor]:
+        """Features of images that have one K."""
         share = merged.size.to(merged.tokens.dtype) / merged.group.shape[1]  # B×K
         found = {'cls': merged.cls}
         if 'avg' in self.names:
@@ -130,7 +147,7 @@ def load_token_features(
     cfg: Config,
     checkpoint: str,
     names: Iterable[str] = ('cls', 'avg'),
-    keep: int | float | None = None,
+    keep: int | float | Budget | None = None,
     device: str | torch.device = 'cpu',
 ) -> tuple[TokenFeatures, nn.Module]:
     """Encoder, quantizer and preprocessor of a trained MergeVQ.
@@ -139,7 +156,8 @@ def load_token_features(
         cfg (Config): A stage-1 config.
         checkpoint (str): Path or URL of a checkpoint of it.
         names (Iterable[str]): Features to compute. Defaults to 'cls' and 'avg'.
-        keep (int | float, optional): Tokens to keep. Defaults to None, no merging.
+        keep (int | float | Budget, optional): As of :class:`TokenFeatures`. Defaults to
+            None, no merging.
         device (str | torch.device): Defaults to 'cpu'.
 
     Returns:

@@ -1,6 +1,7 @@
 """Merge maps, strips, grids, plots; and backends that follow a resumed run."""
 
 from .backends import RunTensorboardBackend, RunWandbBackend
+from .budgets import BudgetImage, budget_sheet
 from .cache import CacheTrace, cache_figure, trace_cache
 from .code_usage import code_usage_figure
 from .curves import curves_figure, find_logs, read_curves
@@ -21,11 +22,13 @@ from .sheets import SheetRow, contact_sheet
 from .strips import strip
 
 __all__ = [
+    'BudgetImage',
     'CacheTrace',
     'RunTensorboardBackend',
     'RunWandbBackend',
     'SheetRow',
     'attention_strip',
+    'budget_sheet',
     'cache_figure',
     'code_usage_figure',
     'contact_sheet',

@@ -13,7 +13,6 @@ from mergevq_mm.apis import (
     GenerationInferencer,
     ReconstructionInferencer,
 )
-from mergevq_mm.apis.base_inferencer import least_keep
 from mergevq_mm.apis.known_images import is_foreign, known_images, own_psnrs
 
 from . import offline
@@ -170,6 +169,8 @@ def _tokenizer_tab(
     gr: Any, reconstruct: ReconstructionInferencer, examples: Sequence[np.ndarray]
 ) -> tuple[Any, list, list]:
     """Lay the first tab out; what shows it, from which inputs, in which outputs."""
+    from mergevq_mm.models.utils.merge_schedule import least_keep
+
     backbone = reconstruct.parts.backbone
     length = backbone.grid[0] * backbone.grid[1]
     least = least_keep(length, backbone.num_layers)

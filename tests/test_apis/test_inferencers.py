@@ -18,7 +18,7 @@ from mmengine.config import Config
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio as psnr
 
-from mergevq_mm import apis
+from mergevq_mm import Budget, apis
 from mergevq_mm.apis import image_inputs
 from mergevq_mm.apis.coding_inferencers import tokenizer_fingerprint
 from mergevq_mm.apis.progress import track
@@ -71,6 +71,32 @@ def test_reconstruction_is_that_of_the_model(model: MergeVQ, tmp_path: Path) -> 
         p.name for p in tmp_path.iterdir()
     )
     assert np.array_equal(Image.open(tmp_path / 'image00000_K7.png'), one['image'])
+
+
+def test_a_budget_gives_each_image_its_tokens(model: MergeVQ, tmp_path: Path) -> None:
+    """Files of several K in one batch: each is that of the image at its K alone."""
+    flat = (PIXELS * 0.1).astype(np.uint8)
+    inputs = [PIXELS, flat, PIXELS[::-1].copy(), flat[::-1].copy()]
+    budget = Budget(similarity=0.97)
+    infer = _quiet('EncodingInferencer', model)
+    encoded = infer(inputs, keep=budget, out_dir=tmp_path)
+    keeps = [len(one['index']) for one in encoded]
+    assert len(set(keeps)) > 1
+    decode = _quiet('DecodingInferencer', model)
+    together = decode(encoded)
+    made = _quiet('ReconstructionInferencer', model)(inputs, keep=[budget, 24])
+    for image, keep, one, back, rec in zip(inputs, keeps, encoded, together, made):
+        alone = infer(image, keep=keep)[0]
+        assert alone['content'] == one['content']
+        assert back['name'] == one['name'] and len(back['index']) == keep
+        assert np.abs(decode(one)[0]['image'] - back['image'].astype(int)).max() <= 1
+        assert list(rec['reconstructions']) == list(dict.fromkeys([keep, 24]))
+        assert np.array_equal(rec['reconstructions'][keep]['index'], one['index'])
+    assert len(list(decode.preprocess(decode._inputs_to_list(encoded), 8))) == 1
+    features = _quiet('FeatureInferencer', model)(
+        inputs, keep=budget, features=['cls'], fit='whole'
+    )
+    assert [one['cls'].shape for one in features] == [(tiny.DIMS,)] * 4
 
 
 def test_default_keep_is_the_models_share(model: MergeVQ) -> None:

@@ -107,8 +107,9 @@ def test_reconstruct_a_folder(
     assert len(first) == 12
     mean = {k: np.mean([float(row[k]) for row in first]) for k in list(rows[0])[5:]}
     assert lines[0] == (
-        f'mean of 12: K = 8..12, PSNR {mean["psnr"]:.2f} dB, {mean["code_bits"]:.0f} + '
-        f'{mean["map_bits"]:.0f} bits, {mean["bpp"]:.4f} a pixel'
+        f'mean of 12: K = 8..12 (10.0 on average), PSNR {mean["psnr"]:.2f} dB, '
+        f'{mean["code_bits"]:.0f} + {mean["map_bits"]:.0f} bits, {mean["bpp"]:.4f} a '
+        'pixel'
     )
     assert lines[1].startswith('mean of 6: K = 8, PSNR ')
     kinds = ['K0.5', 'K8', 'merge_K0.5', 'merge_K8', 'strip']  # whatever size
@@ -155,6 +156,26 @@ def test_encode_then_decode(
     _run(capsys, 'reconstruct', *model, files['cat'], *words[1:4], str(tmp_path))
     one, other = Image.open(back / 'cat.png'), Image.open(tmp_path / 'cat_K7.png')
     assert np.array_equal(one, other)
+
+
+def test_a_budget(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = _tokenizer(files)
+    for command in ('encode', 'reconstruct'):
+        words = [command, *model, files['cat'], '--out', str(tmp_path / command)]
+        out = _run(capsys, *words, '--mean-tokens', '9')
+        assert 6 <= int(re.search(r'cat.*: .*K = (\d+), ', out)[1]) <= 9
+        assert _fails(*words, '--mean-tokens', '2') == (
+            'error: mean=2 of a budget is less than the 6 tokens that an image has at '
+            'least; give more, or keeps with a smaller K.'
+        )
+        assert _fails(*words, '--keep', '8', '--min-psnr', '20') == (
+            'error: --keep and --min-psnr contradict each other; leave one out.'
+        )
+    words = ['features', *model, files['cat'], '--out', str(tmp_path / 'f.npz')]
+    assert 'widths cls' in _run(capsys, *words, '--min-similarity', '0.9')
+    assert 'widths cls' in _run(capsys, *words, '--mean-tokens', '0.5')
 
 
 def test_features(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import default_collate
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -142,6 +143,69 @@ def test_takes_the_samples_and_the_keeps_asked_for(root, indices, numbers):
     assert MergeVQCodes(root, keep=4).keeps == (4,)
 
 
+def ragged(root: Path) -> Path:
+    """Codes of a K for each image, ascending numbers behind it."""
+    header = plan_codes(**{**PLAN, 'budget': 'Budget(mean=5)'})
+    start_codes(root, header)
+    for number in missing_shards(root, header):
+        with write_shard(root, header, number) as arrays:
+            for name, value in values(header, number).items():
+                arrays[name][:] = value
+            arrays['keep'][:] = [6, 4, 6][: len(arrays['keep'])]
+            arrays['group'][:] = np.arange(6) % 4
+    return root
+
+
+def test_images_with_a_keep_of_their_own(tmp_path):
+    dataset = MergeVQCodes(ragged(tmp_path / 'codes'), flip_prob=0, indices=[1, 2, 0])
+    assert dataset.ragged and dataset.metainfo['ragged'] and dataset.keeps == KEEPS
+    header = dataset.header
+    assert header.version == 2 and header.budget == 'Budget(mean=5)'
+    assert [dataset.keep_of(i) for i in range(3)] == [4, 6, 6]
+    for i, number in enumerate([1, 2, 0]):
+        item, keep = dataset[i]['inputs'], dataset.keep_of(i)
+        assert sorted(item) == ['group', 'index']
+        right = values(header, 0)['index'][number, 0, :keep]
+        assert item['index'].tolist() == right.tolist()
+        assert item['group'].tolist() == [0, 1, 2, 3, 0, 1]
+    with pytest.raises(ValueError, match='keep=4 cannot be read .*Budget.mean=5.; lea'):
+        MergeVQCodes(tmp_path / 'codes', keep=4)
+    keeps = np.load(tmp_path / 'codes/shard_00001/keep.npy', mmap_mode='r+')
+    keeps[0] = 5
+    keeps.flush()
+    with pytest.raises(ValueError, match=r'of K=5, which is none of \[4, 6\]; extr'):
+        MergeVQCodes(tmp_path / 'codes', flip_prob=0)
+
+
+def test_a_loader_of_a_config_makes_batches_of_one_keep(tmp_path):
+    data = dict(type='mergevq_mm.MergeVQCodes', flip_prob=0)
+    loader = Runner.build_dataloader(
+        dict(
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            batch_sampler=dict(type='mergevq_mm.SameKeepBatchSampler'),
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(data, root=str(ragged(tmp_path / 'codes'))),
+        ),
+        seed=0,
+    )
+    keeps = [6, 4, 6, 6, 4, 6, 6]
+    seen = []
+    for batch in loader:
+        numbers = [sample.sample_idx for sample in batch['data_samples']]
+        assert {keeps[i] for i in numbers} == {batch['inputs']['index'].shape[1]}
+        seen += numbers
+    assert sorted(seen) == list(range(7)) and len(loader) == 4
+
+
+def test_codes_of_all_keeps_are_written_as_before_there_were_budgets(root):
+    assert 'budget' not in json.loads((root / 'codes.json').read_text())
+    assert read_header(root).version == 1 and not MergeVQCodes(root).ragged
+    with pytest.raises(ValueError, match='was begun with version=1, not 2; give ano'):
+        start_codes(root, plan_codes(**{**PLAN, 'budget': 'Budget(mean=5)'}))
+
+
 # ----------------------------------------------------------------- laziness, processes
 
 
@@ -263,10 +327,11 @@ def test_refuses_labels_without_a_class(root):
         (None, 'holds no readable codes.json .*; give a folder'),
         ('{"version": 1', 'holds no readable codes.json .*; give a folder'),
         ('[]', 'holds no readable codes.json .*; give a folder'),
-        ({'version': 9}, 'of format 9, .* 1; install the mergevq_mm that wrote them'),
-        ({'version': 0}, 'holds codes of format 0, .* 1; extract them anew'),
+        ({'version': 9}, 'of format 9, .* 2; install the mergevq_mm that wrote them'),
+        ({'version': 0}, 'holds codes of format 0, .* 2; extract them anew'),
         ({'samples': 8}, 'damaged codes.json: its shards hold 7 samples, not 8; give'),
         ({'extra': 8}, 'has a damaged codes.json; give'),
+        ({'budget': 'x'}, "damaged codes.json: budget='x' is none; give"),
     ],
 )
 def test_refuses_folders_without_a_header(root, change, text):

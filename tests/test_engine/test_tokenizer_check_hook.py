@@ -65,6 +65,20 @@ def test_what_does_not_fit_is_refused(change: dict, message: str, wrap: bool) ->
         check(wrap, **{**FITS, **change})
 
 
+def test_images_with_a_keep_of_their_own() -> None:
+    """A batch of them needs one K, and the generator all that they may have."""
+    ragged = Data(**{**FITS, 'keeps': (4, 9)}, ragged=True)
+    loader = SimpleNamespace(dataset=ragged)
+    model = build(num_classes=3, keep=dict(target=9, candidates=[4, 9]))
+    runner = SimpleNamespace(model=model, train_dataloader=loader)
+    with pytest.raises(TrainingRefused, match='have a K each, .*; set train_dataload'):
+        TokenizerCheckHook().before_train(runner)
+    loader.batch_sampler = SimpleNamespace(same_keep=True)
+    TokenizerCheckHook().before_train(runner)
+    with pytest.raises(TrainingRefused, match=r'of K=\[12\], which model.keep does'):
+        check(**{**FITS, 'ragged': True})
+
+
 def test_images_of_other_classes() -> None:
     """Images that are encoded on the fly have classes, too."""
     with pytest.raises(TrainingRefused, match='has 2 classes, but model.num_classes=3'):

@@ -12,6 +12,7 @@ from mmengine.model import BaseModule
 from tiny_mergevq import BITS, LENGTH, SIZE, build_model, model_cfg
 from torch import Tensor, nn
 
+from mergevq_mm import Budget
 from mergevq_mm.models import MergeVQ
 from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
 from mergevq_mm.models.utils.group_map import first_occurrence
@@ -51,6 +52,23 @@ def images(number: int = 5, size: int = SIZE) -> Tensor:
 
 
 # ------------------------------------------------------------------ codes and images
+
+
+@torch.no_grad()
+def test_a_budget_gives_the_codes_of_its_model(model, tokenizer):
+    x, budget = images(), Budget(mean=0.5)
+    merged, quantized = model.encode(x, budget)
+    found = tokenizer.encode(x, budget)
+    assert found.keeps == merged.keeps == tokenizer.choose_keeps(x, budget)
+    assert sum(found.keeps) <= 8 * 5
+    for i, one in enumerate(found):
+        assert torch.equal(one.index, quantized[i].index)
+        assert torch.equal(one.group, merged[i].group) and one.grid == merged[i].grid
+    again = tokenizer.encode(x, found.keeps)
+    assert all(torch.equal(a.index, b.index) for a, b in zip(again, found))
+    assert tokenizer.candidates(budget) == [4, 5, 6, 7, 8, 9, 11, 12, 13, 16]
+    with pytest.raises(ValueError, match='images of 10x10 pixels do not fit'):
+        tokenizer.encode(images(size=10), budget)
 
 
 @pytest.mark.parametrize('keep', [6, 9, 16, None])

@@ -108,6 +108,21 @@ def test_cached_codes_of_another_raster() -> None:
             model.encode(data['inputs'], data['data_samples'], 9)
 
 
+def test_cached_codes_with_a_k_of_their_own() -> None:
+    """The batch says K, not the iteration; K has to be one of the generator's."""
+    model = build(keep=dict(target=9, candidates=[4, 9], weights=[0, 1]))
+    data = code_batch([4])
+    data['inputs'] = {n.removesuffix('_K4'): v for n, v in data['inputs'].items()}
+    assert set(data['inputs']) == {'index', 'group'}
+    losses = model.loss(**data)
+    assert losses['keep'] == 4
+    assert torch.equal(model.seen[-1].index, data['inputs']['index'])
+    assert torch.equal(model.seen[-1].group, data['inputs']['group'])
+    data['inputs']['index'] = data['inputs']['index'][:, :3]
+    with pytest.raises(ValueError, match=r'keep=3 is not known .*one of \[4, 9\]'):
+        model.loss(**data)
+
+
 def test_cached_codes_without_that_k() -> None:
     model = build(keep=4)
     with pytest.raises(ValueError, match=r'keep=4 .* of K=\[9, 16\]; extract it'):

@@ -76,6 +76,9 @@ def test_matching_is_the_slow_loop(length: int, r: int) -> None:
     for b in range(5):
         pairs = slow_matching(metric[b], r)
         assert list(zip(match.merged[b].tolist(), match.target[b].tolist())) == pairs
+        unit = metric[b] / metric[b].norm(dim=-1, keepdim=True)
+        cosines = [float(unit[2 + 2 * i] @ unit[1 + 2 * j]) for i, j in pairs]
+        assert match.similarity[b].tolist() == pytest.approx(cosines, abs=1e-6)
         merged = {i for i, _ in pairs}
         kept = [i for i in range(side) if i not in merged]
         assert match.kept[b].tolist() == kept  # ascending

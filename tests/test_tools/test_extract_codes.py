@@ -16,9 +16,11 @@ from mmengine.config import Config
 from PIL import Image
 from tiny_mergevq import SIZE, build_model, run_cfg, write_images
 
+from mergevq_mm import Budget
 from mergevq_mm.datasets import MergeVQCodes
 from mergevq_mm.models import MergeVQ
 from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+from mergevq_mm.models.utils.budget_signals import psnr_table
 from mergevq_mm.registry import DATASETS
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'extract_codes.py'
@@ -108,6 +110,36 @@ def test_codes_are_those_of_encoding_one_by_one(extract, files, model, tmp_path,
             assert torch.equal(item['inputs'][f'group_K{keep}'], merged.group[0])
             groups = item['inputs'][f'group_K{keep}'].tolist()
             assert list(dict.fromkeys(groups)) == list(range(keep))
+
+
+@torch.no_grad()
+def test_images_of_a_budget_have_a_keep_each(extract, files, model, tmp_path, capsys):
+    paths = sorted((files / 'data' / 'train').rglob('*.png'))
+    x = torch.cat([centre(path, False) for path in paths])
+    aim = float(np.median(psnr_table(model, x, model.backbone.embed(x), KEEPS)))
+    budget = Budget(psnr=aim, keeps=KEEPS)
+    extract(tmp_path / 'codes', '--min-psnr', str(aim))
+    assert capsys.readouterr().out.endswith(
+        f'10 images, K of 6, 9, 16: 3 of 3 shards are in {tmp_path}/codes.\n'
+    )
+    seen = set()
+    for flip in (False, True):
+        dataset = MergeVQCodes(tmp_path / 'codes', flip_prob=float(flip))
+        assert dataset.ragged and dataset.keeps == KEEPS
+        assert dataset.header.budget == str(budget)
+        for i, path in enumerate(paths):
+            keep, item = dataset.keep_of(i), dataset[i]['inputs']
+            alone, _ = model.encode(centre(path, False), budget)
+            assert alone.keeps == [keep]  # that of the image, its mirror's too
+            merged, quantized = model.encode(centre(path, flip), keep)
+            assert torch.equal(item['index'], quantized.index[0])
+            assert torch.equal(item['group'], merged.group[0])
+            seen.add(keep)
+    assert len(seen) > 1
+    with pytest.raises(SystemExit, match=r"was begun with budget='Budget\(psnr="):
+        extract(tmp_path / 'codes', '--min-psnr', '99')
+    with pytest.raises(SystemExit, match='--mean-tokens and --min-psnr contradict'):
+        extract(tmp_path / 'codes', '--min-psnr', '99', '--mean-tokens', '9')
 
 
 def test_header_names_the_tokenizer(extract, files, tmp_path):

@@ -25,11 +25,11 @@ class TokenizerCheckHook(Hook):
     Compared are classes, raster, bits, numbers of groups and the tokenizer's
     fingerprint. Codes of another tokenizer, or of another checkpoint of the same, are
     numbers of the same range with another meaning: the training would run, and the
-    images be noise. A generator of more classes than its data have would draw those
-    that it has not learnt; of classes that the data name and have no sample of, a
-    warning tells. What data sets do not say in their ``metainfo`` passes; the
-    tokenizer's weights are read all the same, so that those of a tokenizer of another
-    shape are an error before the first step.
+    images be noise. Images that have a K each need batches of one K. A generator of
+    more classes than its data have would draw those that it has not learnt; of classes
+    that the data name and have no sample of, a warning tells. What data sets do not say
+    in their ``metainfo`` passes; the tokenizer's weights are read all the same, so that
+    those of a tokenizer of another shape are an error before the first step.
     """
 
     priority = 'VERY_HIGH'
@@ -52,6 +52,7 @@ class TokenizerCheckHook(Hook):
         dataset = runner.train_dataloader.dataset
         about = metainfo_of(dataset)
         check_fit(about, model)
+        check_batches(about, runner.train_dataloader)
         tell_unlearnt(dataset, model)
         found = tokenizer.fingerprint()  # reads the weights, which may not fit
         expected = about.get('fingerprint')
@@ -137,4 +138,29 @@ def check_fit(about: Mapping[str, Any], model: nn.Module) -> None:
             f'model.keep has K={missing}, of which train_dataloader.dataset has no '
             f'codes, only of K={sorted(keeps)}; extract them too '
             '(tools/extract_codes.py --keep), or change model.keep.'
+        )
+    unknown = sorted(set(keeps or ()) - set(getattr(model, 'keeps', ())))
+    if about.get('ragged') and unknown:
+        raise ValueError(
+            f'train_dataloader.dataset may hold images of K={unknown}, which '
+            f'model.keep does not have; give it the candidates {sorted(keeps)}.'
+        )
+
+
+def check_batches(about: Mapping[str, Any], loader: Any) -> None:
+    """Refuse to put images together that have not the same K.
+
+    Args:
+        about (Mapping[str, Any]): Of :func:`metainfo_of`.
+        loader (DataLoader): Of the training.
+
+    Raises:
+        ValueError: If a batch may hold such.
+    """
+    batches = getattr(loader, 'batch_sampler', None)
+    if about.get('ragged') and not getattr(batches, 'same_keep', False):
+        raise ValueError(
+            'train_dataloader.dataset has images that have a K each, which do not fit '
+            'into one batch; set train_dataloader.batch_sampler='
+            "dict(type='mergevq_mm.SameKeepBatchSampler')."
         )

@@ -181,9 +181,10 @@ class TokenGenerator(BaseModel):
 
         Args:
             inputs (Tensor | Mapping): Images B×3×H×W in [-1, 1], or a batch of
-                ``MergeVQCodes`` with ``index_K<keep>`` and ``group_K<keep>``.
+                ``MergeVQCodes`` with ``index_K<keep>`` and ``group_K<keep>``, or of a
+                K of its own with ``index`` and ``group``.
             data_samples (Sequence): B samples with ``gt_label``.
-            keep (int): K.
+            keep (int): K, where the batch has none.
 
         Returns:
             CodeBatch: Codes, groups and classes.
@@ -206,7 +207,10 @@ class TokenGenerator(BaseModel):
         return CodeBatch(index.long(), group.long(), labels, self.grid)
 
     def _cached(self, inputs: Mapping[str, Tensor], keep: int) -> tuple[Tensor, Tensor]:
-        if f'index_K{keep}' not in inputs:
+        if 'index' in inputs:  # of images that have one K of their own
+            index, group = inputs['index'], inputs['group']
+            keep = self.check_keep(index.shape[1])
+        elif f'index_K{keep}' not in inputs:
             names = (name.partition('index_K')[2] for name in inputs)
             found = sorted(int(name) for name in names if name)
             raise ValueError(
@@ -214,7 +218,8 @@ class TokenGenerator(BaseModel):
                 "extract it too (tools/extract_codes.py --keep), or change the model's "
                 'keep.'
             )
-        index, group = inputs[f'index_K{keep}'], inputs[f'group_K{keep}']
+        else:
+            index, group = inputs[f'index_K{keep}'], inputs[f'group_K{keep}']
         if (index.shape[1], group.shape[1]) != (keep, self.tokenizer.length):
             raise ValueError(
                 f'cached codes at K={keep} have {index.shape[1]} codes and '

@@ -18,8 +18,13 @@ from mergevq_mm.utils.data_config import is_data, read_data
 from mergevq_mm.utils.older_neck import ORDER
 from mergevq_mm.utils.published import data_model
 
+from ..utils.budget import Budget
+from ..utils.budget_signals import choose_keeps, encode_ragged
 from ..utils.frozen import FrozenModel
+from ..utils.merge_schedule import least_keep
 from ..utils.precision import no_autocast
+from ..utils.ragged import Ragged
+from ..utils.structures import MergedTokens
 
 PARTS = ('backbone', 'quantizer', 'neck', 'decoder')
 
@@ -115,20 +120,52 @@ class FrozenTokenizer(FrozenModel):
         """int: Positions of the raster, L."""
         return self.grid[0] * self.grid[1]
 
-    def encode(self, images: Tensor, keep: int | None = None) -> EncodedImages:
+    def encode(
+        self, images: Tensor, keep: int | Budget | Sequence[int] | None = None
+    ) -> EncodedImages | Ragged:
         """Codes and source map of images.
 
         Args:
             images (Tensor): B×3×H×W in [-1, 1], of ``image_size``.
-            keep (int, optional): K. Defaults to None, L.
+            keep (int | Budget | Sequence[int], optional): K, or what to spend on the
+                batch, or a K for each image. Defaults to None, L.
 
         Returns:
-            EncodedImages: Codes B×K, groups B×L and the grid.
+            EncodedImages | Ragged: Codes B×K, groups B×L and the grid; ragged where the
+            images have a K each.
 
         Raises:
             ValueError: If the images have another size, or K cannot be reached.
         """
-        return self.encode_each(images, [keep])[0]
+        if not isinstance(keep, (Budget, Sequence)):
+            return self.encode_each(images, [keep])[0]
+        parts = self._checked(images)
+        with no_autocast(images):
+            merged = encode_ragged(parts, self.normalize(images), keep)
+            return merged.map(partial(_encoded, parts))
+
+    def candidates(self, budget: Budget) -> list[int]:
+        """The K that a budget chooses from, see :meth:`Budget.candidates`."""
+        layers = self._ready().backbone.num_layers
+        return budget.candidates(self.length, least_keep(self.length, layers))
+
+    def choose_keeps(self, images: Tensor, budget: Budget) -> list[int]:
+        """K of each image within a budget, as :meth:`encode` would choose them.
+
+        Args:
+            images (Tensor): B×3×H×W in [-1, 1], of ``image_size``.
+            budget (Budget): What to spend on them.
+
+        Returns:
+            list[int]: B numbers.
+
+        Raises:
+            ValueError: If the images have another size, or a K cannot be reached.
+        """
+        parts = self._checked(images)
+        with no_autocast(images):
+            images = self.normalize(images)
+            return choose_keeps(parts, images, parts.backbone.embed(images), budget)
 
     def encode_each(
         self, images: Tensor, keeps: Sequence[int | None]
@@ -145,21 +182,23 @@ class FrozenTokenizer(FrozenModel):
         Raises:
             ValueError: As of :meth:`encode`.
         """
+        parts = self._checked(images)
+        with no_autocast(images):
+            embedded = parts.backbone.embed(self.normalize(images))
+            return [
+                _encoded(parts, parts.backbone.encode_embedded(embedded, keep))
+                for keep in keeps
+            ]
+
+    def _checked(self, images: Tensor) -> TokenizerParts:
+        """The parts, for images that have their size."""
         if tuple(images.shape[-2:]) != self.image_size:
             raise ValueError(
                 f'images of {images.shape[-2]}x{images.shape[-1]} pixels do not fit a '
                 f'tokenizer of {self.image_size[0]}x{self.image_size[1]}; resize and '
                 'crop them to that.'
             )
-        parts = self._ready()
-        found = []
-        with no_autocast(images):
-            embedded = parts.backbone.embed(self.normalize(images))
-            for keep in keeps:
-                merged = parts.backbone.encode_embedded(embedded, keep)
-                index = parts.quantizer(merged.tokens).index
-                found.append(EncodedImages(index, merged.group, merged.grid))
-        return found
+        return self._ready()
 
     def decode(
         self,
@@ -255,6 +294,12 @@ class FrozenTokenizer(FrozenModel):
             flat = value.detach().cpu().flatten()
             digest.update(flat.view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _encoded(parts: TokenizerParts, merged: MergedTokens) -> EncodedImages:
+    """What merged tokens are as codes."""
+    index = parts.quantizer(merged.tokens).index
+    return EncodedImages(index, merged.group, merged.grid)
 
 
 def read_parts(model: dict | str | os.PathLike) -> dict[str, Any]:

@@ -15,10 +15,14 @@ from mergevq_mm.utils.distributed import unwrap
 
 from ..losses.adversarial import LeCAM, hinge_discriminator_loss
 from ..target_generators.ema_teacher import EMATeacher
+from ..utils.budget import Budget
+from ..utils.budget_signals import encode_ragged
 from ..utils.group_map import recover_tokens
 from ..utils.labels import class_labels
-from ..utils.merge_schedule import clip_removed, merge_schedule
+from ..utils.merge_schedule import clip_removed, merge_schedule, share_schedule
+from ..utils.pixel_range import to_unit_range
 from ..utils.possible_maps import best_possible_map
+from ..utils.ragged import Ragged
 from ..utils.structures import (
     EmbeddedImage,
     MergedTokens,
@@ -135,50 +139,59 @@ class MergeVQ(TwoSidedModel):
     # ---------------------------------------------------------------- the tokenizer
 
     def encode(
-        self, images: Tensor, keep: int | None = None
-    ) -> tuple[MergedTokens, QuantizedTokens]:
+        self, images: Tensor, keep: int | Budget | Sequence[int] | None = None
+    ) -> tuple[MergedTokens, QuantizedTokens] | tuple[Ragged, Ragged]:
         """Images to K merged tokens and their codes.
 
         Args:
             images (Tensor): B×3×H×W in [-1, 1].
-            keep (int, optional): K. Defaults to None, all tokens.
+            keep (int | Budget | Sequence[int], optional): K, or what to spend on the
+                batch, or a K for each image. Defaults to None, all tokens.
 
         Returns:
-            tuple[MergedTokens, QuantizedTokens]: Tokens with their map, and codes.
+            tuple[MergedTokens, QuantizedTokens] | tuple[Ragged, Ragged]: Tokens with
+            their map, and codes; ragged where the images have a K each.
 
         Raises:
             ValueError: If ``images`` are no such batch.
         """
         if not self.training:  # what a pipeline makes needs no look at each value
             check_images(images)
+        if isinstance(keep, (Budget, Sequence)):
+            merged = encode_ragged(self, images, keep)
+            return merged, merged.map(lambda part: self.quantizer(part.tokens))
         merged = self.backbone(images, keep, mode='encode')
         return merged, self.quantizer(merged.tokens)
 
     def decode(
         self,
-        codes: Tensor | MergedTokens,
-        group: Tensor | QuantizedTokens | None,
+        codes: Tensor | MergedTokens | Ragged,
+        group: Tensor | QuantizedTokens | Ragged | None,
         grid: tuple[int, int] | None = None,
         **told: Tensor | None,
-    ) -> tuple[Tensor, RecoveredTokens]:
+    ) -> tuple[Tensor, RecoveredTokens | Ragged]:
         """K codes to images.
 
         Args:
-            codes (Tensor | MergedTokens): B×K×d in {-1, 1}, or their indices, B×K
-                int64. Or, with the next one, what :meth:`encode` returns.
-            group (Tensor | QuantizedTokens, optional): Token of each raster position,
-                B×L int64. With None the neck predicts it.
+            codes (Tensor | MergedTokens | Ragged): B×K×d in {-1, 1}, or their indices,
+                B×K int64. Or, with the next one, what :meth:`encode` returns.
+            group (Tensor | QuantizedTokens | Ragged, optional): Token of each raster
+                position, B×L int64. With None the neck predicts it.
             grid (tuple[int, int], optional): Rows and columns; that of ``codes`` where
                 these are merged tokens.
             **told (Tensor, optional): ``labels`` and ``first`` of
                 :class:`SourceRecovery`, for the prediction.
 
         Returns:
-            tuple[Tensor, RecoveredTokens]: Images B×3×H×W, and the codes on the grid.
+            tuple[Tensor, RecoveredTokens]: Images B×3×H×W, and the codes on the grid,
+            :class:`Ragged` where the images have a K each.
 
         Raises:
             ValueError: If they do not say which image they are of.
         """
+        if isinstance(codes, Ragged):
+            made = codes.map(self.decode, group)
+            return made.map(lambda m: m[0]).join(), made.map(lambda m: m[1])
         if isinstance(codes, MergedTokens):
             codes, group, grid = group.codes, codes.group, codes.grid
         elif not codes.is_floating_point():
@@ -190,16 +203,10 @@ class MergeVQ(TwoSidedModel):
         return self.decoder(recovered.tokens, grid), recovered
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, keep: int | None = None) -> Tensor:
-        """Images from K of their tokens.
-
-        Args:
-            images (Tensor): B×3×H×W in [-1, 1].
-            keep (int, optional): K. Defaults to None, all tokens.
-
-        Returns:
-            Tensor: B×3×H×W, about [-1, 1].
-        """
+    def reconstruct(
+        self, images: Tensor, keep: int | Budget | Sequence[int] | None = None
+    ) -> Tensor:
+        """Images from their tokens, B×3×H×W in about [-1, 1]; see :meth:`encode`."""
         return self.decode(*self.encode(images, keep))[0]
 
     # ------------------------------------------------------------------ the losses
@@ -283,9 +290,7 @@ class MergeVQ(TwoSidedModel):
             plan = merge_schedule(length, keep, layers, backbone.schedule)
             plan = clip_removed(seen, plan)
         else:
-            # The same share, or the least that so many layers can reach.
-            share = max(round(keep / length * seen), math.ceil(seen / 2**layers))
-            plan = merge_schedule(seen, share, layers, backbone.schedule)
+            plan = share_schedule(seen, keep / length, layers, backbone.schedule)
         return self.backbone(views[0], removed=plan, mode='encode').cls
 
     def discriminator_losses(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -366,7 +371,7 @@ class MergeVQ(TwoSidedModel):
                 keep: {name: value[i] for name, value in values.items()}
                 for keep, values in by_keep.items()
             }
-            sample.set_field(_to_unit_range(inputs[i]), 'original')
+            sample.set_field(to_unit_range(inputs[i]), 'original')
             sample.set_field(embedded.grid, 'grid')
             sample.set_field(unwrap(self.quantizer).bits, 'bits')
             sample.set_field(made, 'reconstructions')
@@ -377,18 +382,13 @@ class MergeVQ(TwoSidedModel):
         quantized = self.quantizer(merged.tokens)
         image, recovered = self.decode(quantized.codes, merged.group, merged.grid)
         made = {
-            'image': _to_unit_range(image),
+            'image': to_unit_range(image),
             'index': quantized.index,
             'group': merged.group,
         }
         if self.predict_source:
             group = best_possible_map(recovered.logits)
             image = self.decoder(recover_tokens(quantized.codes, group), merged.grid)
-            made['predicted_image'] = _to_unit_range(image)
+            made['predicted_image'] = to_unit_range(image)
             made['predicted_group'] = group
         return made
-
-
-def _to_unit_range(image: Tensor) -> Tensor:
-    """[-1, 1] to [0, 1], clipped."""
-    return (image.float() * 0.5 + 0.5).clamp(0, 1)

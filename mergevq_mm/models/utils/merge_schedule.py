@@ -84,8 +84,8 @@ def merge_schedule(
     if length > keep * 2**layers:
         raise ValueError(
             f'keep={keep} cannot be reached from {length} tokens: {layers} layers '
-            f'halve at most to {-(-length // 2**layers)}; keep more tokens or use more '
-            'layers.'
+            f'halve at most to {least_keep(length, layers)}; keep more tokens or use '
+            'more layers.'
         )
     removed: list[int] = []
     owed = 0
@@ -100,6 +100,29 @@ def merge_schedule(
         owed -= now
         tokens -= now
     return removed
+
+
+def least_keep(length: int, layers: int) -> int:
+    """The fewest tokens that so many layers can merge L to: each halves at most."""
+    return -(-length // 2**layers)
+
+
+def share_schedule(
+    length: int, share: float, layers: int, schedule: str = 'linear'
+) -> list[int]:
+    """:func:`merge_schedule` to a share of L, or the least that the layers can reach.
+
+    Args:
+        length (int): L.
+        share (float): Of L, in (0, 1].
+        layers (int): Number of layers that merge.
+        schedule (str): See :func:`merge_schedule`. Defaults to 'linear'.
+
+    Returns:
+        list[int]: See :func:`merge_schedule`.
+    """
+    keep = max(round(share * length), least_keep(length, layers))
+    return merge_schedule(length, keep, layers, schedule)
 
 
 def clip_removed(length: int, removed: Sequence[int]) -> list[int]:

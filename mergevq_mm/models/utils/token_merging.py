@@ -41,11 +41,19 @@ class Matching(NamedTuple):
         merged (Tensor): Positions in A of the tokens that merge, B×r, the most similar
             pair first.
         target (Tensor): Position in B that each of the merged ones joins, B×r.
+        best (Tensor, optional): Cosine of each token of A with the most similar one of
+            B, B×a float32. Defaults to None, not known.
     """
 
     kept: Tensor
     merged: Tensor
     target: Tensor
+    best: Tensor | None = None
+
+    @property
+    def similarity(self) -> Tensor:
+        """Tensor: Cosine of each merged pair, B×r float32, falling."""
+        return self.best.gather(1, self.merged)
 
 
 @torch.no_grad()
@@ -74,7 +82,7 @@ def bipartite_matching(metric: Tensor, r: int) -> Matching:
         similarity = torch.bmm(unit[:, 2::2], unit[:, 1::2].transpose(1, 2))  # B×a×b
         best, partner = similarity.max(dim=-1)  # B×a
     take = split_pairs if has_kernels(best) else pairs_by_sorting
-    return Matching(*take(best, partner, r))
+    return Matching(*take(best, partner, r), best)
 
 
 def merge_tokens(
@@ -95,7 +103,7 @@ def merge_tokens(
         sizes B×(T-r).
     """
     merge = merge_groups if has_kernels(tokens) else means_by_sums
-    return merge(tokens, size, *match)
+    return merge(tokens, size, match.kept, match.merged, match.target)
 
 
 def follow_merges(x: Tensor, matches: Sequence[Matching], length: int) -> Tensor:
@@ -118,7 +126,7 @@ def follow_merges(x: Tensor, matches: Sequence[Matching], length: int) -> Tensor
     if not matches:
         return names[:, 1:]
     leader, joining, joined = names, [], []
-    for kept, merged, target in matches:
+    for kept, merged, target, _ in matches:
         a, b = leader[:, 2::2], leader[:, 1::2]
         joining.append(a.gather(1, merged))
         joined.append(b.gather(1, target))

@@ -1,0 +1,249 @@
+"""A K for each image: the choice against all choices, codes against single calls."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from tiny_mergevq import LENGTH, SIZE, build_model
+from torch import Tensor
+from torch.nn import functional as F
+
+from mergevq_mm import Budget
+from mergevq_mm.evaluation.features import TokenFeatures
+from mergevq_mm.evaluation.functional.image_quality import psnr
+from mergevq_mm.models import MergeVQ
+from mergevq_mm.models.utils.budget import best_at_mean, fewest_that_reach
+from mergevq_mm.models.utils.budget_signals import (
+    merge_similarities,
+    similarity_quality,
+)
+from mergevq_mm.models.utils.ragged import Ragged, rows_by_keep
+
+KEEPS = [4, 6, 8, 12, 16]
+
+
+@pytest.fixture(scope='module')
+def model() -> MergeVQ:
+    torch.manual_seed(0)
+    return build_model().eval()
+
+
+@pytest.fixture(scope='module')
+def images() -> Tensor:
+    """Six images, from a flat one to noise."""
+    rng = torch.Generator().manual_seed(1)
+    noise = torch.rand(6, 3, SIZE, SIZE, generator=rng) * 2 - 1
+    return noise * torch.linspace(0, 1, 6).view(-1, 1, 1, 1)
+
+
+# ------------------------------------------------------------------------- the choice
+
+
+def test_fewest_that_reach_an_aim() -> None:
+    table = np.array([[1, 5, 9.0], [5, 4, 9], [1, 3, 2], [9, 9, 9]])
+    # The third never reaches 5 and gets its best.
+    assert fewest_that_reach(table, 5.0).tolist() == [1, 0, 1, 0]
+
+
+def totals(table: np.ndarray, keeps: list[int], mean: float) -> float:
+    """The highest total of all choices within a mean."""
+    rows = range(len(table))
+    return max(
+        sum(table[i, c] for i, c in zip(rows, places))
+        for places in itertools.product(range(len(keeps)), repeat=len(table))
+        if sum(keeps[c] for c in places) <= mean * len(table)
+    )
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_the_best_at_a_mean_against_all_choices(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    keeps = [2, 3, 5, 9]
+    table = rng.normal(size=(4, 4)) if seed % 2 else rng.random((4, 4)).cumsum(axis=1)
+    for mean in (2, 2.5, 3.75, 5, 9):
+        chosen = best_at_mean(table, keeps, mean)
+        assert sum(keeps[c] for c in chosen) <= 4 * mean
+        found = table[range(4), chosen].sum()
+        best = totals(table, keeps, mean)
+        # What is left is less than one step, which gains no more than a whole row.
+        assert best - np.ptp(table, axis=1).max() <= found <= best + 1e-9
+    assert best == pytest.approx(found)  # where all may have all
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_steps_of_one_token_of_falling_worth_are_the_best(seed: int) -> None:
+    gains = -np.sort(-np.random.default_rng(seed).random((4, 3)), axis=1)
+    table = np.pad(gains.cumsum(axis=1), ((0, 0), (1, 0)))
+    for mean in (1, 1.25, 2, 2.5, 3.75):
+        chosen = best_at_mean(table, [1, 2, 3, 4], mean)
+        found = table[range(4), chosen].sum()
+        assert found == pytest.approx(totals(table, [1, 2, 3, 4], mean))
+
+
+def test_a_mean_is_spent_where_it_is_worth_most() -> None:
+    """By hand; what no image gains by is not spent."""
+    table = np.array([[0, 8, 9.0], [0, 1, 2.0], [5, 5, 5.0]])
+    assert best_at_mean(table, [4, 8, 12], 4).tolist() == [0, 0, 0]
+    assert best_at_mean(table, [4, 8, 12], 4 + 4 / 3).tolist() == [1, 0, 0]
+    assert best_at_mean(table, [4, 8, 12], 12).tolist() == [2, 2, 0]
+
+
+def test_a_mean_is_spent_on_decibels_or_on_the_error() -> None:
+    """2 dB of a good image are more decibels and less of an error than 1 dB."""
+    table = np.array([[30.0, 32.0], [10.0, 11.0]])
+    assert Budget(mean=6).choose(table, [4, 8], 16) == [8, 4]
+    assert Budget(mean=6, by='error').choose(table, [4, 8], 16) == [4, 8]
+
+
+def test_similarity_is_that_of_the_pairs_that_merge() -> None:
+    pairs = np.array([[0.9, 0.5, 0.7], [1.0, 1.0, 1.0]])
+    table = similarity_quality(pairs, [1, 2, 4], length=4)
+    expected = [[(0.9 + 0.5 + 0.7 + 1) / 4, (0.9 + 0.7 + 2) / 4, 1], [1, 1, 1]]
+    np.testing.assert_allclose(table, expected)
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (dict(), r'Budget\(\) has to say one thing; give one of mean'),
+        (dict(mean=8, psnr=20.0), r'Budget\(mean=8, psnr=20.0\) has to say one thing'),
+        (dict(mean=True), 'mean=True of a budget is no number; give one'),
+        (dict(psnr=float('nan')), 'psnr=nan of a budget is no number'),
+        (dict(mean=0), 'mean=0 of a budget leaves no tokens; give a number'),
+        (dict(similarity=1.5), r'similarity=1.5 .* outside \(-1, 1\]; give a cosine'),
+        (dict(mean=8, by='size'), "by='size' .* choose one of psnr, error, similarity"),
+        (dict(psnr=20.0, by='psnr'), "by='psnr' of a budget .* leave it out beside"),
+    ],
+)
+def test_budgets_that_say_nothing_are_refused(given: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Budget(**given)
+
+
+def test_candidates() -> None:
+    near = [6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24]
+    assert Budget(mean=12).candidates(64, 1) == near
+    assert Budget(mean=0.5).candidates(16, 4) == [4, 5, 6, 7, 8, 9, 11, 12, 13, 16]
+    assert Budget(mean=99).candidates(16, 4) == [16]
+    assert Budget(psnr=9.0).candidates(16, 4) == [4, 5, 6, 7, 8, 10, 11, 13, 16]
+    assert len(Budget(similarity=0.9).candidates(256, 1)) == 17
+    assert Budget(mean=0.25, keeps=[4, 0.5, 1.0]).candidates(16, 4) == [4, 8, 16]
+    assert Budget(mean=0.25).tokens(64) == 16 and Budget(mean=1.5).tokens(64) == 1.5
+    with pytest.raises(ValueError, match=r'keeps=\[2, 8\] .* 4 to 16 tokens that'):
+        Budget(mean=8, keeps=[2, 8]).candidates(16, 4)
+    with pytest.raises(ValueError, match='mean=3 of a budget is less than the 4 tok'):
+        Budget(mean=3).candidates(16, 4)
+
+
+# ------------------------------------------------------------------------- ragged
+
+
+def test_ragged_has_the_images_in_order() -> None:
+    keeps = [8, 4, 8, 2, 4]
+    rows = rows_by_keep(keeps)
+    assert rows == {2: [3], 4: [1, 4], 8: [0, 2]}
+    values = torch.arange(5.0)
+    ragged = Ragged({k: (r, values[r].unsqueeze(1)) for k, r in rows.items()})
+    assert ragged.keeps == keeps and len(ragged) == 5
+    assert torch.equal(ragged.join(), values.unsqueeze(1))
+    assert [one.tolist() for one in ragged] == [[[float(i)]] for i in range(5)]
+    assert ragged[-1].item() == 4
+    doubled = ragged.map(lambda a, b: a + b, ragged)
+    assert torch.equal(doubled.join(), 2 * values.unsqueeze(1))
+    with pytest.raises(IndexError, match='image 5 of a batch of 5'):
+        ragged[5]
+
+
+# ------------------------------------------------------------------------ encoding
+
+
+@torch.no_grad()
+def test_images_are_encoded_and_decoded_as_alone(
+    model: MergeVQ, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeps = [8, 4, 16, 8, 5, 4]
+    passes = []
+    monkeypatch.setattr(
+        model.backbone,
+        'embed',
+        lambda x, embed=model.backbone.embed: passes.append(len(x)) or embed(x),
+    )
+    merged, quantized = model.encode(images, keeps)
+    assert passes == [6] and merged.keeps == quantized.keeps == keeps
+    decoded, recovered = model.decode(merged, quantized)
+    assert [r.logits.shape[-1] for r in recovered] == keeps
+    for i, keep in enumerate(keeps):
+        one, codes = model.encode(images[i : i + 1], keep)
+        assert torch.equal(merged[i].group, one.group)
+        assert torch.equal(quantized[i].index, codes.index)
+        torch.testing.assert_close(merged[i].cls, one.cls)
+        alone, _ = model.decode(one, codes)
+        torch.testing.assert_close(decoded[i : i + 1], alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.reconstruct(images, keeps), decoded)
+    with pytest.raises(ValueError, match='keep has 2 numbers for 6 images; give one'):
+        model.encode(images, [4, 8])
+
+
+@torch.no_grad()
+def test_a_psnr_is_reached_with_the_fewest_tokens(
+    model: MergeVQ, images: Tensor
+) -> None:
+    def quality(keep: int) -> Tensor:
+        made = model.reconstruct(images, keep).clamp(-1, 1)
+        return psnr(made / 2 + 0.5, images / 2 + 0.5)
+
+    table = torch.stack([quality(keep) for keep in KEEPS], dim=1)
+    aim = float(table.median())
+    found = model.encode(images, Budget(psnr=aim, keeps=KEEPS))[0].keeps
+    assert len(set(found)) > 1
+    for keep, row in zip(found, table.tolist(), strict=True):
+        reached = [k for k, value in zip(KEEPS, row) if value >= aim - 1e-4]
+        assert keep == (reached[0] if reached else KEEPS[row.index(max(row))])
+    # At a mean each K of an image is one that no cheaper one is better than.
+    spent = model.encode(images, Budget(mean=8, keeps=KEEPS))[0].keeps
+    assert sum(spent) <= 8 * 6
+    value = table[range(6), [KEEPS.index(k) for k in spent]].sum()
+    assert value >= table[:, KEEPS.index(8)].sum() - 1e-4  # no worse than 8 for all
+
+
+@torch.no_grad()
+def test_similar_images_need_few_tokens(model: MergeVQ, images: Tensor) -> None:
+    embedded = model.backbone.embed(images)
+    pairs = merge_similarities(model.backbone, embedded, 4)
+    assert pairs.shape == (6, LENGTH - 4) and pairs.dtype == torch.float32
+    # Of the first layer by hand.
+    layer, first = model.backbone.layers[0], model.backbone.plan(embedded.grid, 4)[0]
+    _, keys = layer.attn(layer.norm1(embedded.tokens))
+    keys = F.normalize(keys.mean(dim=1), dim=-1)
+    best = (keys[:, 2::2] @ keys[:, 1::2].transpose(1, 2)).amax(dim=-1)
+    expected = best.sort(dim=1, descending=True).values[:, :first]
+    torch.testing.assert_close(pairs[:, :first], expected)
+    assert merge_similarities(model.backbone, embedded, LENGTH).shape == (6, 0)
+
+    table = similarity_quality(pairs.double().numpy(), KEEPS, LENGTH)
+    assert (np.diff(table, axis=1) >= 0).all() and (table[:, -1] == 1).all()
+    aim = float(np.median(table[:, 1:-1]))
+    found = model.encode(images, Budget(similarity=aim, keeps=KEEPS))[0].keeps
+    assert found == [KEEPS[int((row >= aim).argmax())] for row in table]
+    assert found[0] == 4 < max(found)  # the flat one
+    spent = model.encode(images, Budget(mean=0.5, by='similarity'))[0].keeps
+    assert sum(spent) <= 48 and spent[0] == 4
+    assert model.encode(images, Budget(similarity=1.0))[0].keeps[1:] == [LENGTH] * 5
+
+
+@torch.no_grad()
+def test_features_within_a_budget(model: MergeVQ, images: Tensor) -> None:
+    names = ('cls', 'avg', 'codes')
+    budget = Budget(mean=8, by='similarity')
+    keeps = model.encode(images, budget)[0].keeps
+    found = TokenFeatures(model.backbone, model.quantizer, names, budget)(images)
+    assert set(found) == set(names) and len(set(keeps)) > 1
+    for i, keep in enumerate(keeps):
+        extract = TokenFeatures(model.backbone, model.quantizer, names, keep)
+        for name, value in extract(images[i : i + 1]).items():
+            torch.testing.assert_close(found[name][i : i + 1], value)
+    with pytest.raises(ValueError, match='psnr needs a decoder, which features do wit'):
+        TokenFeatures(model.backbone, keep=Budget(psnr=20.0))(images)
