@@ -1,5 +1,5 @@
-# The judge of drawn emoji: an EfficientNet-Lite2 that is trained on for the nine groups,
-# on images of 96 px.
+# The judge of drawn emoji: an EfficientNet-Lite2 that is trained on for the nine
+# groups, on images of 96 px.
 #
 # Data      data/emoji with the network's weights, written by `bash tools/emoji.sh`
 # Hardware  two CPU cores

@@ -1,4 +1,4 @@
-# Linear probe of the emoji's tokenizer over their nine groups: class token, merging off.
+# Linear probe of the emoji's tokenizer over nine groups: class token, merging off.
 #
 # Weights   work_dirs/emoji/epoch_60.pth, which `bash tools/emoji.sh` writes
 # Hardware  two CPU cores
