@@ -36,7 +36,7 @@ efficientnet_maps = dict(
         submodule='timm_model.model',
     ),
 )
-teacher = dict(type='mergevq_mm.FrozenTeacher', network=efficientnet, input_size=128)
+teacher = dict(type='mergevq_mm.FrozenTeacher', network=efficientnet)
 teacher_width = 1280
 
 channels, multipliers, norm_groups = 8, (1, 2, 6, 12), 4
@@ -88,14 +88,15 @@ model = dict(
         norm_groups=norm_groups,
     ),
     head=dict(
-        pixel=dict(l1=1.0, l2=5.0),
+        pixel=dict(l1=2.0, l2=10.0),
         perceptual=dict(
             _delete_=True,
             type='mergevq_mm.PerceptualLoss',
             network=dict(**efficientnet_maps, out_indices=(0, 1, 2)),
-            loss_weight=0.1,
+            loss_weight=0.2,
         ),
-        gan_weight=0.005,
+        gan_weight=0.01,
+        source=dict(loss_weight=0.25),
         alignment=dict(in_channels=embed_dims, out_channels=teacher_width, layers=2),
     ),
     discriminator=dict(base_channels=16, num_conv=2),

@@ -19,7 +19,7 @@ model = dict(
             norm_groups=_base_.norm_groups,
         ),
     ),
-    head=dict(source=dict(loss_weight=1.0)),
+    head=dict(source=dict(loss_weight=0.5)),
     keep=dict(
         _delete_=True,
         target=9,
