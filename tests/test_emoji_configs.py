@@ -97,6 +97,8 @@ def test_tokenizer_trains(name: str, tmp_path: Path) -> None:
     assert 'batch_entropy_weight' not in cfg.model.quantizer
     assert 'detach' not in cfg.model.neck
     shrink(cfg)
+    warm_up, fall = cfg.param_scheduler  # within two epochs
+    warm_up.end = fall.begin = 1
     _, scalars = run(cfg, tmp_path / name, epochs=2)
     for keep in cfg.model.test_cfg.keep:
         assert scalars[f'val/recon/K{keep}/psnr'].current() > 0

@@ -263,7 +263,8 @@ def test_emoji_are_probed_over_groups_and_subgroups(
     tools: Tools, setting: Any, emoji: Path
 ) -> None:
     cells = tools.miniature_cell
-    where = cells.Setting(**{**vars(setting), 'emoji': emoji})
+    targets = {str(emoji): emoji / 'targets.safetensors'}  # pixels need none
+    where = cells.Setting(**{**vars(setting), 'emoji': emoji, 'targets': targets})
     result = cells.run_cell(cells.Cell('emoji', 'pixels', 0), where)
     assert result['width'] == 3 * 32 * 32  # they are scaled to the digits' size
     assert result['probe'] == result['probe_subgroups'] == 100.0
