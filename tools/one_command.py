@@ -39,9 +39,10 @@ class Plan:
         generators (Mapping[str, str]): Way to draw to its config.
         classifier (str): Config of the judge.
         judge (float): Per cent of the held-out images that the judge must know.
-        few (Mapping[str, Sequence[int]]): Images of a short run: of 'train', 'val' and,
-            where its judge shall not see all of them, 'judge'. Folders are sorted by
-            class: taking each so-manieth image has all classes.
+        few (Mapping[str, Sequence[int]]): Images of a short run by split. Folders are
+            sorted by class: taking each so-manieth image has all classes.
+        few_everywhere (bool): Whether a short run's judge and codes are of few images,
+            too.
         flip (bool): Whether generators also learn the mirrored images.
         minutes (Mapping[str, float]): Phase to what it takes on two cores. Empty: no
             time is told.
@@ -54,6 +55,7 @@ class Plan:
     classifier: str
     judge: float
     few: Mapping[str, Sequence[int]]
+    few_everywhere: bool = False
     flip: bool = False
     minutes: Mapping[str, float] = field(default_factory=dict)
 

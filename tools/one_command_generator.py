@@ -53,8 +53,10 @@ def train_classifier(plan: Plan, work_dir: Path, short: bool) -> tuple[Path, flo
     if short:
         cfg.train_cfg.update(max_epochs=4, val_interval=4)
         cfg.default_hooks.checkpoint.interval = 4
-        if 'judge' in plan.few:
-            cfg.train_dataloader.dataset.indices = list(plan.few['judge'])
+        if plan.few_everywhere:
+            cfg.train_dataloader.dataset.indices = list(plan.few['train'])
+            for loader in (cfg.val_dataloader, cfg.test_dataloader):
+                loader.dataset.indices = list(plan.few['val'])
     found = (
         find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
     )
@@ -74,12 +76,15 @@ def train_classifier(plan: Plan, work_dir: Path, short: bool) -> tuple[Path, flo
 
 
 def extract_codes(
-    plan: Plan, checkpoint: str, out: Path, configs: Iterable[Config]
+    plan: Plan, checkpoint: str, out: Path, configs: Iterable[Config], short: bool
 ) -> None:
     """Encode the training images once at each K that the generators learn."""
     found = {keep for cfg in configs for keep in cfg.model.keep.candidates}
     keeps = [str(keep) for keep in sorted(found)]
     flags = ['--keep', *keeps, *(() if plan.flip else ('--no-flip',))]
+    if short and plan.few_everywhere:
+        few = str(list(plan.few['train'])).replace(' ', '')
+        flags += ['--cfg-options', f'train_dataloader.dataset.indices={few}']
     run_tool('tools/extract_codes.py', plan.tokenizer, checkpoint, out, *flags)
 
 
@@ -113,7 +118,8 @@ def load_config(
     cfg.test_evaluator.metrics[-1].classifier.init_cfg.checkpoint = str(judge)
     if short:
         cfg.train_cfg.update(max_epochs=2, val_interval=2)
-        cfg.train_dataloader.dataset.indices = list(plan.few['train'])
+        if not plan.few_everywhere:  # the codes are of few images already
+            cfg.train_dataloader.dataset.indices = list(plan.few['train'])
         for metric in cfg.test_evaluator.metrics:
             metric.fake_nums = 100
     return cfg
@@ -186,7 +192,7 @@ def generate(
     for cfg in configs.values():
         cfg.randomness.seed = seed
     with clock.phase('codes'):
-        extract_codes(plan, tokenizer, work_dir / 'codes', configs.values())
+        extract_codes(plan, tokenizer, work_dir / 'codes', configs.values(), short)
     found: dict[str, Any] = {'classifier': accuracy}
     for mode, cfg in configs.items():
         with clock.phase(f'generator training ({mode})'):

@@ -72,7 +72,7 @@ param_scheduler = [
     ),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=32)
-train_cfg = dict(by_epoch=True, max_epochs=12, val_interval=12)
+train_cfg = dict(by_epoch=True, max_epochs=8, val_interval=8)
 val_cfg = dict()
 test_cfg = dict()
 

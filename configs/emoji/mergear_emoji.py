@@ -12,7 +12,7 @@ _base_ = [
 model = dict(
     tokenizer=dict(
         model='configs/emoji/mergevq_g+r_emoji.py',
-        checkpoint='work_dirs/emoji/epoch_45.pth',
+        checkpoint='work_dirs/emoji/epoch_36.pth',
     ),
     arch=dict(
         _delete_=True,
@@ -30,7 +30,7 @@ model = dict(
 )
 
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, fused=True), accumulative_counts=1)
-train_cfg = dict(max_epochs=20, val_interval=20)
+train_cfg = dict(max_epochs=16, val_interval=16)
 param_scheduler = [
     dict(
         type='LinearLR',
@@ -86,7 +86,7 @@ judge = dict(
     neck=dict(type='mmpretrain.GlobalAveragePooling'),
     head=dict(type='mmpretrain.LinearClsHead', num_classes=9, in_channels=1280),
     init_cfg=dict(
-        type='Pretrained', checkpoint='work_dirs/emoji/classifier/epoch_12.pth'
+        type='Pretrained', checkpoint='work_dirs/emoji/classifier/epoch_8.pth'
     ),
 )
 test_evaluator = dict(

@@ -113,7 +113,7 @@ model = dict(
         candidates=[16, 25, 36, 49, 64],
         weights=[0.1, 0.15, 0.45, 0.15, 0.15],
     ),
-    discriminator_start=6000,
+    discriminator_start=5000,
     test_cfg=dict(keep=[16, 36, 64]),
 )
 
@@ -126,7 +126,7 @@ optim_wrapper = dict(
         optimizer=dict(lr=2e-4, betas=(0.5, 0.9)), accumulative_counts=1
     ),
 )
-train_cfg = dict(max_epochs=45, val_interval=45)
+train_cfg = dict(max_epochs=36, val_interval=36)
 param_scheduler = [
     dict(
         type='LinearLR',
