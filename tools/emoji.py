@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -335,7 +336,8 @@ def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
-    work_dir, clock = Path(args.work_dir), Clock(PLAN)
+    work_dir = Path(args.work_dir)
+    clock = Clock(replace(PLAN, minutes={}) if args.short else PLAN)
     if not args.resume:
         try:
             shared.clear(work_dir, PLAN)
