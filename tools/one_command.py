@@ -106,12 +106,13 @@ def time_left(
     Returns:
         tuple[float, float]: Share that is done, in [0, 1], and minutes left.
     """
-    done = sum(minutes.get(name, 0.0) for name in seconds)
-    # A phase that was there already says nothing of the pace.
-    real = [n for n, s in seconds.items() if s > 6 * minutes.get(n, float('inf'))]
-    took = sum(seconds[name] for name in real) / 60
-    pace = took / sum(minutes[name] for name in real) if real else 1.0
     total = sum(minutes.values())
+    done = sum(minutes.get(name, 0.0) for name in seconds)
+    # A phase that was there already says nothing of the pace, nor do small ones alone.
+    real = [n for n, s in seconds.items() if s > 6 * minutes.get(n, float('inf'))]
+    known = sum(minutes[name] for name in real)
+    took = sum(seconds[name] for name in real) / 60
+    pace = took / known if known > total / 10 else 1.0
     return done / total, pace * (total - done)
 
 

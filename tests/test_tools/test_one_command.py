@@ -71,6 +71,8 @@ def test_time_left_follows_the_pace() -> None:
     minutes = {'a': 10, 'b': 20, 'c': 30}
     assert one_command.time_left(minutes, {}) == (0, 60)
     assert one_command.time_left(minutes, {'a': 1200.0}) == (pytest.approx(1 / 6), 100)
+    # A small phase says too little.
+    assert one_command.time_left({'a': 5, 'b': 95}, {'a': 60.0})[1] == 95
     # What was there already takes no time, and tells none.
     share, left = one_command.time_left(minutes, {'a': 2.0, 'b': 600.0})
     assert share == 0.5 and left == 15
