@@ -63,7 +63,7 @@ PLAN = Plan(
 )
 WORK_DIR = 'work_dirs/emoji'
 LITES = ('lite0', 'lite2')
-SHOWN = 4  # drawn images of each group beside their neighbours
+SHOWN = 2  # drawn images of each group beside their neighbours
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -220,7 +220,7 @@ def neighbours(
     drawn = torch.stack([torch.from_numpy(i).permute(2, 0, 1) for i in images]) / 255
     near = nearest_images(drawn, seen)
     titles = [name.replace('_', ' ') for name in names] * SHOWN
-    save_png(path, neighbour_sheet(drawn, seen, near, titles))
+    save_png(path, neighbour_sheet(drawn, seen, near, titles, pairs=3))
     apart = nearest_images(held_out, seen, 1)
     return {
         'drawn': round(median(near.psnr[:, 0].tolist()), 2),
