@@ -42,7 +42,7 @@ PLAN = Plan(
         'random': 'configs/emoji/randar_emoji.py',
     },
     classifier='configs/emoji/judge_emoji.py',
-    judge=62.0,  # a linear probe of EfficientNet-Lite2
+    judge=67.0,  # a linear probe of EfficientNet-Lite2 at 64 px: 66.7
     few={'train': range(0, 3668, 24), 'val': range(0, 562, 6)},
     few_everywhere=True,
     flip=True,
