@@ -21,7 +21,7 @@ def processes(path: Path) -> int:
     """GPUs of the header, or of that of the config that it builds on; 1 for CPUs."""
     header = re.search(r'^# Hardware +(.*)$', path.read_text(), re.MULTILINE)
     if header is not None:
-        gpus = re.match(r'(\d+) GPUs', header[1])
+        gpus = re.match(r'(\d+) GPUs?\b', header[1])
         assert gpus or 'CPU core' in header[1], header[1]
         return int(gpus[1]) if gpus else 1
     bases = Config._get_base_files(str(path))

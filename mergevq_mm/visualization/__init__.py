@@ -17,6 +17,7 @@ from .merging import (
     reconstruction_strip,
     shade_region,
 )
+from .neighbours import Neighbours, nearest_images, neighbour_sheet
 from .plots import figure_image
 from .sheets import SheetRow, contact_sheet
 from .strips import strip
@@ -24,6 +25,7 @@ from .strips import strip
 __all__ = [
     'BudgetImage',
     'CacheTrace',
+    'Neighbours',
     'RunTensorboardBackend',
     'RunWandbBackend',
     'SheetRow',
@@ -41,6 +43,8 @@ __all__ = [
     'growth_strip',
     'mean_colours',
     'merge_panel',
+    'nearest_images',
+    'neighbour_sheet',
     'outline_groups',
     'paint_groups',
     'palette',

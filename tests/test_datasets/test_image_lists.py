@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from mergevq_mm.datasets import ImageFolder
-from mergevq_mm.datasets.image_lists import read_labelled, read_names, write_labelled
+from mergevq_mm.datasets.image_lists import (
+    labels_by_list,
+    read_labelled,
+    read_names,
+    write_labelled,
+)
 
 LINES = {
     'blank lines': b'\na/1.png 0\n   \n\nb/2.png 1\n\n',
@@ -71,3 +76,13 @@ def test_lists_without_classes(tmp_path: Path) -> None:
     )
     paths = [Path(data.get_data_info(i)['img_path']).name for i in range(len(data))]
     assert paths == ['a b.png', 'c.png']
+
+
+def test_classes_of_a_second_list(tmp_path: Path) -> None:
+    """By path, in the order that is asked for; the list may name more."""
+    (tmp_path / 'list.txt').write_text('b/2.png 7\na/1.png 3\na/9.png 5\n')
+    paths = [f'{tmp_path}/val/a/1.png', f'{tmp_path}/val//b/2.png']
+    file = str(tmp_path / 'list.txt')
+    assert labels_by_list(paths, f'{tmp_path}/val', file) == [3, 7]
+    with pytest.raises(ValueError, match=r"gives no class to 'a/4.png' and 0 other"):
+        labels_by_list([f'{tmp_path}/val/a/4.png'], f'{tmp_path}/val', file)

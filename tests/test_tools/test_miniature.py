@@ -239,6 +239,56 @@ def test_held_out_scenes_are_classes_of_their_own(tools: Tools, tmp_path: Path) 
         assert [int(images[i]['data_samples'].gt_label) for i in range(2)] == [0, 1]
 
 
+@pytest.fixture(scope='module')
+def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flat colours of 64 pixels: the group is their red, the sub-group their green."""
+    root = tmp_path_factory.mktemp('emoji')
+    (root / 'meta').mkdir()
+    for split, number in (('train', 5), ('val', 2)):
+        lines = []
+        for group in range(3):
+            (root / split / f'group{group}').mkdir(parents=True)
+            for part in range(2):
+                for i in range(number):
+                    name = f'group{group}/{part}_{i}.png'
+                    colour = (120 * group, 200 * part, 10 * i)
+                    Image.new('RGB', (64, 64), colour).save(root / split / name)
+                    lines.append(f'{name} {2 * group + part}\n')
+        text = ''.join(reversed(lines))  # by path, not by order
+        (root / 'meta' / f'{split}_subgroups.txt').write_text(text)
+    return root
+
+
+def test_emoji_are_probed_over_groups_and_subgroups(
+    tools: Tools, setting: Any, emoji: Path
+) -> None:
+    cells = tools.miniature_cell
+    targets = {str(emoji): emoji / 'targets.safetensors'}  # pixels need none
+    where = cells.Setting(**{**vars(setting), 'emoji': emoji, 'targets': targets})
+    result = cells.run_cell(cells.Cell('emoji', 'pixels', 0), where)
+    assert result['width'] == 3 * 32 * 32  # they are scaled to the digits' size
+    assert result['probe'] == result['probe_subgroups'] == 100.0
+    table = tools.miniature_table
+    text = table.markdown('Emoji', {'pixels': table.summarise([result])}, 1)
+    assert (
+        '| probe (%) | probe, sub-groups (%) |' in text and '| 100.0 | 100.0 |' in text
+    )
+
+
+def test_longer_trainings_are_the_emojis_alone(tools: Tools) -> None:
+    miniature = tools.miniature
+    args = miniature.parse_args(['--data', 'digits', 'emoji', '--seeds', '0'])
+    planned = [(cell.data, cell.method) for cell in miniature.plan(args)]
+    assert len(planned) == len(set(planned))
+    long = [pair for pair in planned if pair[1] in tools.miniature_setting.LONG]
+    assert long == [('emoji', name) for name in tools.miniature_setting.LONG]
+    assert planned[-len(long) :] == long  # what takes longest comes last
+    statements = tools.miniature_table.CHAINS
+    assert statements['probe: R > G+R > G, 4x'][1] == ('R, 4x', 'G+R, 4x', 'G, 4x')
+    finer = statements['sub-groups, fewer tokens, better probe, 4x']
+    assert finer[0] == 'probe, sub-groups (%)'
+
+
 def test_r_on_convolutions_differs_from_r_in_its_encoder_alone(tools: Tools) -> None:
     folder = tools.miniature_setting.CONFIGS
     both, patches, convolutions = (

@@ -1,14 +1,16 @@
 """The paper's Tables 1, 2, 4 and 5 in miniature: MergeVQ and baselines, one table.
 
 G, G+R and R, mmpretrain's MAE, a plain VQ tokenizer, an untrained encoder, pixels and
-the mean colour, on 5,000 digits and on crops of real photographs. All methods that are
-trained see the same number of images; each seed starts from other weights, and on the
-photographs holds out other scenes. Finished cells are kept: the same command goes on
+the mean colour, on 5,000 digits, on crops of real photographs and, where it is asked
+for, on emoji. All methods that are trained see the same number of images, but for those
+named 4x; each seed starts from other weights, and on the photographs holds out other
+scenes. Finished cells are kept: the same command goes on
 after a stop. Writes ``miniature.json`` and ``miniature.md``.
 
 Examples:
     python tools/benchmarks/miniature.py --jobs 2
     python tools/benchmarks/miniature.py --data digits --methods G+R VQ --seeds 0
+    python tools/benchmarks/miniature.py --data emoji --ablations-on emoji
     python tools/benchmarks/miniature.py --short
 """
 
@@ -32,6 +34,8 @@ from miniature_setting import (
     ABLATIONS,
     CONFIG_OF,
     DATA,
+    LONG,
+    LONGER,
     METHODS,
     ROOT,
     Cell,
@@ -42,14 +46,20 @@ from photographs import HELD_OUT, write_fold
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-TITLES = {'digits': 'Digits', 'photographs': 'Photographs'}
+TITLES = {'digits': 'Digits', 'photographs': 'Photographs', 'emoji': 'Emoji'}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--data', nargs='+', choices=DATA, default=list(DATA))
+    parser.add_argument(
+        '--data',
+        nargs='+',
+        choices=DATA,
+        default=['digits', 'photographs'],
+        help='default: digits photographs; emoji needs requirements/emoji.txt',
+    )
     parser.add_argument(
         '--methods',
         nargs='+',
@@ -64,6 +74,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=DATA,
         default=['digits'],
         help='data of the ablations (default: digits)',
+    )
+    parser.add_argument(
+        '--long-on',
+        nargs='*',
+        choices=DATA,
+        default=['emoji'],
+        help=f'data of the methods with {LONGER} times the steps (default: emoji)',
     )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/miniature'))
@@ -88,7 +105,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace) -> Setting:
-    """Write digits, photographs and the teacher's targets, each once.
+    """Write digits, photographs, emoji and the teacher's targets, each once.
 
     Args:
         args (Namespace): The command line.
@@ -98,11 +115,19 @@ def prepare(args: argparse.Namespace) -> Setting:
     """
     sys.path.insert(0, str(ROOT / 'tools'))
     os.chdir(ROOT)
+    from one_command import run_tool
     from quickstart import TARGETS, WEIGHTS, prepare_data
 
     digits, photographs = Path('data/mnist5k'), Path('data/photographs')
+    emoji = Path(os.environ.get('MERGEVQ_EMOJI', 'data/emoji'))
     targets = {str(digits): Path(TARGETS)}
     prepare_data()
+    if 'emoji' in args.data:
+        if not (emoji / 'README.md').is_file():
+            run_tool('tools/dataset_converters/emoji.py', '--out-dir', emoji)
+        targets[str(emoji)] = emoji / 'efficientnet_lite0_stride16.safetensors'
+        if not targets[str(emoji)].is_file():
+            write_train_targets(emoji, targets[str(emoji)], WEIGHTS)
     for fold in sorted({seed % len(HELD_OUT) for seed in args.seeds}):
         if 'photographs' in args.data:
             root = write_fold(photographs, fold)
@@ -110,14 +135,14 @@ def prepare(args: argparse.Namespace) -> Setting:
             if not targets[str(root)].is_file():
                 write_train_targets(root, targets[str(root)], WEIGHTS)
     short = {'epochs': 2, 'every': 50, 'neighbours': (10, 20)} if args.short else {}
-    return Setting(args.out, digits, photographs, targets, **short)
+    return Setting(args.out, digits, photographs, targets, emoji=emoji, **short)
 
 
 def write_train_targets(root: Path, file: Path, weights: str) -> None:
-    """Targets of a fold's training crops; held-out scenes do not shape their scale.
+    """Targets of training images; held-out ones do not shape their scale.
 
     Args:
-        root (Path): The fold.
+        root (Path): The fold, or the data root.
         file (Path): To write.
         weights (str): The teacher's weights.
     """
@@ -179,11 +204,17 @@ def plan(args: argparse.Namespace) -> list[Cell]:
         args (Namespace): The command line.
 
     Returns:
-        list[Cell]: Ablations on the data of ``--ablations-on`` alone.
+        list[Cell]: Ablations on the data of ``--ablations-on`` alone, longer trainings
+        on that of ``--long-on``.
     """
+    groups = (
+        (METHODS, args.data),
+        (ABLATIONS, args.ablations_on),
+        (LONG, args.long_on),
+    )
     return [
         Cell(data, method, seed)
-        for group, where in ((METHODS, args.data), (ABLATIONS, args.ablations_on))
+        for group, where in groups
         for seed in args.seeds
         for data in args.data
         for method in args.methods
@@ -231,7 +262,7 @@ def collect(
     """Results by method of those that have all seeds.
 
     Args:
-        data (str): 'digits' or 'photographs'.
+        data (str): One of ``DATA``.
         methods (Sequence[str]): In the order of the table.
         seeds (Sequence[int]): Which.
         out (Path): Folder of the results.
@@ -269,11 +300,15 @@ def tables(args: argparse.Namespace) -> str:
             continue
         orders = orderings(rows)
         content[data] = {'rows': rows, 'orderings': orders, 'results': results}
-        for title, group in ((TITLES[data], METHODS), ('Ablations', ABLATIONS)):
+        for ending, group in (
+            ('', METHODS),
+            (': ablations', ABLATIONS),
+            (f': {LONGER} times the steps', LONG),
+        ):
             chosen = {name: row for name, row in rows.items() if name in group}
             if chosen:
-                where = title if group is METHODS else f'{TITLES[data]}: ablations'
-                parts.append(markdown(where, chosen, len(args.seeds)))
+                title = f'{TITLES[data]}{ending}'
+                parts.append(markdown(title, chosen, len(args.seeds)))
         parts.append(orderings_markdown(f'{TITLES[data]}: orderings', orders))
     if not parts:
         raise ValueError(

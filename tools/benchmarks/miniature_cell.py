@@ -18,6 +18,7 @@ from miniature_setting import (
     Setting,
     cell_config,
     image_set,
+    subgroup_labels,
 )
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -75,22 +76,27 @@ def recognition(
     """Linear probe and k-NN of frozen features.
 
     Returns:
-        dict[str, Any]: ``probe``, ``knn`` by k, and ``width`` of the features.
+        dict[str, Any]: ``probe``, of emoji also ``probe_subgroups``, ``knn`` by k, and
+        ``width`` of the features.
     """
     from mergevq_mm.evaluation.knn import knn_accuracy
     from mergevq_mm.evaluation.probe import extract_features, linear_probe
 
     learn = 'probe' if cell.data == 'photographs' else 'train'
-    sets = [
-        extract_features(features, image_set(cell, setting, split), preprocessor)
-        for split in (learn, 'val')
-    ]
+    images = [image_set(cell, setting, split) for split in (learn, 'val')]
+    sets = [extract_features(features, each, preprocessor) for each in images]
     (train_x, train_y), (test_x, test_y) = sets
     ks = [k for k in setting.neighbours if k <= len(train_x)]
     near = knn_accuracy(*map(torch.from_numpy, (train_x, train_y, test_x, test_y)), ks)
     score = linear_probe(train_x, train_y, test_x, test_y, PENALTIES, max_iter=300)
+    second = {}
+    if cell.data == 'emoji':
+        known, asked = (subgroup_labels(setting.emoji, each) for each in images)
+        finer = linear_probe(train_x, known, test_x, asked, PENALTIES, max_iter=300)
+        second = {'probe_subgroups': 100 * finer}
     return {
         'probe': 100 * score,
+        **second,
         'knn': {str(k): 100 * value for k, value in near.items()},
         'width': train_x.shape[1],
     }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from mmengine.config import Config
 
@@ -39,10 +41,16 @@ ABLATIONS = {
     'MAE, random': 'mae',
     'MAE, 4x': 'mae_long',
 }
+# The same with four times as many steps: do orderings appear with training?
+LONGER = 4
+LONG = {
+    f'{name}, {LONGER}x': {**METHODS, **ABLATIONS}[name]
+    for name in ('G', 'G+R', 'R', 'VQ', 'G+R, K=9', 'G+R, K=16', 'G+R, K=64')
+}
 # Methods whose network is measured as its training would start.
 UNTRAINED = frozenset({'random', 'R, random', 'MAE, random'})
-CONFIG_OF = {**METHODS, **ABLATIONS}
-DATA = ('digits', 'photographs')
+CONFIG_OF = {**METHODS, **ABLATIONS, **LONG}
+DATA = ('digits', 'photographs', 'emoji')
 NEIGHBOURS = (10, 20, 100, 200)
 
 
@@ -51,7 +59,7 @@ class Cell:
     """What to run.
 
     Attributes:
-        data (str): 'digits' or 'photographs'.
+        data (str): One of ``DATA``.
         method (str): A key of ``CONFIG_OF``.
         seed (int): Of weights and order; for photographs also which are held out.
     """
@@ -78,6 +86,7 @@ class Setting:
         epochs (int, optional): Instead of the config's. None for that.
         every (int): Take each so-manieth image.
         neighbours (tuple[int, ...]): The k of k-NN.
+        emoji (Path): Data root of the emoji.
     """
 
     out: Path
@@ -87,11 +96,12 @@ class Setting:
     epochs: int | None = None
     every: int = 1
     neighbours: tuple[int, ...] = NEIGHBOURS
+    emoji: Path = Path('data/emoji')
 
     def data_root(self, cell: Cell) -> Path:
         """Data root of a cell; three folds of photographs go round."""
-        if cell.data == 'digits':
-            return self.digits
+        if cell.data != 'photographs':
+            return {'digits': self.digits, 'emoji': self.emoji}[cell.data]
         return self.photographs / f'fold{cell.seed % 3}'
 
 
@@ -113,16 +123,17 @@ def cell_config(cell: Cell, setting: Setting) -> Config:
     root = setting.data_root(cell)
     dataset = cfg.train_dataloader.dataset
     dataset.data_root = str(root)
-    if cell.data == 'photographs':
+    if cell.data != 'digits':
         dataset.num_classes = None
-        dataset.pipeline = without_crops(dataset.pipeline)
+        dataset.pipeline = without_crops(dataset.pipeline, INSTEAD[cell.data])
     if setting.every > 1:
         dataset.indices = list(range(0, count_images(root, 'train'), setting.every))
     if cfg.model.get('target_generator'):
         cfg.model.target_generator.file = str(setting.targets[str(root)])
     if 'keep' in cfg.model:
         cfg.model.keep.seed = cell.seed
-    epochs = setting.epochs or cfg.train_cfg.max_epochs
+    passes = LONGER if cell.method in LONG else 1
+    epochs = setting.epochs or passes * cfg.train_cfg.max_epochs
     cfg.train_cfg.update(max_epochs=epochs, val_interval=epochs + 1)
     cfg.default_hooks.checkpoint.update(interval=epochs, save_optimizer=False)
     cfg.randomness = dict(seed=cell.seed)
@@ -134,14 +145,31 @@ def cell_config(cell: Cell, setting: Setting) -> Config:
     return cfg
 
 
-def without_crops(pipeline: list[dict]) -> list[dict]:
-    """A pipeline of the digits for images that have 32 pixels already."""
+# What images of 32 pixels are made by, where the digits are padded and cropped.
+INSTEAD = {
+    'photographs': (),
+    'emoji': (
+        dict(
+            type='mmpretrain.Resize',
+            scale=32,
+            backend='pillow',
+            interpolation='lanczos',
+        ),
+    ),
+}
+
+
+def without_crops(pipeline: list[dict], instead: Sequence[dict] = ()) -> list[dict]:
+    """A pipeline of the digits for other images: other steps instead of the crop."""
     kept = []
     for step in pipeline:
         step = dict(step)
         if 'transforms' in step:
-            step['transforms'] = [without_crops(view) for view in step['transforms']]
-        if not str(step['type']).endswith('RandomCrop'):
+            views = step['transforms']
+            step['transforms'] = [without_crops(view, instead) for view in views]
+        if str(step['type']).endswith('RandomCrop'):
+            kept += map(dict, instead)
+        else:
             kept.append(step)
     return kept
 
@@ -166,8 +194,9 @@ def image_set(cell: Cell, setting: Setting, split: str) -> torch.utils.data.Data
 
     pipeline = Config.fromfile(CONFIGS / 'vq.py').test_pipeline
     root, scenes = setting.data_root(cell), None
+    if cell.data != 'digits':
+        pipeline = without_crops(pipeline, INSTEAD[cell.data])
     if cell.data == 'photographs':
-        pipeline = without_crops(pipeline)
         # Held-out scenes are none of the training's: each split has its own.
         names = (path.name for path in (root / split).iterdir() if path.is_dir())
         scenes = {'classes': sorted(names)}
@@ -185,3 +214,21 @@ def image_set(cell: Cell, setting: Setting, split: str) -> torch.utils.data.Data
             indices=indices,
         )
     )
+
+
+def subgroup_labels(root: Path, images: torch.utils.data.Dataset) -> np.ndarray:
+    """Sub-group of each image of a split of the emoji, by its path.
+
+    Args:
+        root (Path): Data root of the emoji.
+        images (Dataset): Of the class folders.
+
+    Returns:
+        np.ndarray: N int64.
+    """
+    from mergevq_mm.datasets.image_lists import labels_by_list
+
+    paths = [images.get_data_info(i)['img_path'] for i in range(len(images))]
+    folder = Path(images.img_prefix)
+    file = root / 'meta' / f'{folder.name}_subgroups.txt'
+    return np.array(labels_by_list(paths, str(folder), str(file)))

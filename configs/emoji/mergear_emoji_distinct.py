@@ -1,0 +1,13 @@
+# MergeAR that draws the K codes alone, each with the place where its group begins;
+# source recovery finds the other places. Half the passes of the raster.
+#
+# Data      codes at K = 32 (tools/extract_codes.py ... --keep 32, see the data set)
+# Hardware  two CPU cores
+# Run by us no
+_base_ = ['mergear_emoji.py']
+
+model = dict(
+    sequence='distinct',
+    first_places=True,
+    keep=dict(_delete_=True, target=32, candidates=[32]),
+)

@@ -1,0 +1,105 @@
+"""What the one-command trainings share, and what the emoji's judges."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / 'tools'))
+
+import emoji  # noqa: E402
+import one_command  # noqa: E402
+import quickstart  # noqa: E402
+
+SUMMARY = {
+    'reconstruction': {'K16': {}, 'K36': {'psnr': 23.0}, 'K64': {'psnr': 24.5}},
+    'probe': {
+        'groups': {
+            'encoder': 61.0,
+            'random_encoder': 40.0,
+            'pixels': 49.0,
+            'efficientnet_lite0': 60.0,
+            'efficientnet_lite2': 62.0,
+        }
+    },
+    'generation': {
+        'classifier': 70.0,
+        'compressed': {'consistency': 85.0},
+        'full': {'consistency': 85.0},
+        'distinct': {'consistency': 82.0},
+        'random': {'consistency': 81.0},
+    },
+    'seconds': {'total': 9000.0},
+}
+
+
+@pytest.mark.parametrize(
+    'path, value, text',
+    [
+        ((), None, None),
+        (('reconstruction', 'K36', 'psnr'), 22.4, 'PSNR at K=36'),
+        (('reconstruction', 'K64', 'psnr'), 23.9, 'PSNR at K=64'),
+        (('probe', 'groups', 'encoder'), 59.0, 'probe above'),
+        (('generation', 'classifier'), 61.0, 'judge'),
+        (('generation', 'random', 'consistency'), 79.0, 'consistency'),
+        (('seconds', 'total'), 10801.0, '3 hours'),
+    ],
+)
+def test_bars_of_the_emoji(path: tuple[str, ...], value: float, text: str) -> None:
+    summary = copy.deepcopy(SUMMARY)
+    place = summary
+    for key in path[:-1]:
+        place = place[key]
+    if path:
+        place[path[-1]] = value
+    missed = emoji.shortfalls(summary)
+    assert len(missed) == bool(path) and all(text in sentence for sentence in missed)
+
+
+def test_plans_name_files_that_are_there() -> None:
+    for plan in (emoji.PLAN, quickstart.PLAN):
+        files = (plan.tokenizer, plan.classifier, *plan.generators.values())
+        assert all((REPO / file).is_file() for file in files)
+    assert sum(emoji.PLAN.minutes.values()) < 180
+
+
+def test_time_left_follows_the_pace() -> None:
+    minutes = {'a': 10, 'b': 20, 'c': 30}
+    assert one_command.time_left(minutes, {}) == (0, 60)
+    assert one_command.time_left(minutes, {'a': 1200.0}) == (pytest.approx(1 / 6), 100)
+    # A small phase says too little.
+    assert one_command.time_left({'a': 5, 'b': 95}, {'a': 60.0})[1] == 95
+    # What was there already takes no time, and tells none.
+    share, left = one_command.time_left(minutes, {'a': 2.0, 'b': 600.0})
+    assert share == 0.5 and left == 15
+    assert (
+        one_command.hours(left) == '15 min' and one_command.hours(161) == '2 h 41 min'
+    )
+
+
+def test_clock_tells_the_time_left(capsys: pytest.CaptureFixture) -> None:
+    clock = one_command.Clock(emoji.PLAN)
+    with clock.phase('data'):
+        pass
+    with clock.phase('training'):
+        pass
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('[emoji] data ... [....') and 'left in all' in lines[0]
+    assert lines[1] == '[emoji] data: 0 s'
+    quiet = one_command.Clock(quickstart.PLAN)
+    with quiet.phase('data'):
+        pass
+    assert capsys.readouterr().out == '[quickstart] data ...\n[quickstart] data: 0 s\n'
+
+
+def test_one_commands_folder_is_not_the_others(tmp_path: Path) -> None:
+    one_command.clear(tmp_path, emoji.PLAN)
+    (tmp_path / 'epoch_1.pth').touch()
+    with pytest.raises(ValueError, match='or of an earlier quickstart'):
+        quickstart.clear(tmp_path)
+    one_command.clear(tmp_path, emoji.PLAN)
+    assert [path.name for path in tmp_path.iterdir()] == [emoji.PLAN.mark]

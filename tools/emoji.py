@@ -1,0 +1,364 @@
+"""Colour in one command: a MergeVQ (G+R) of emoji, then generators on its codes.
+
+Everything runs on two CPU cores without a network: 4,230 labelled emoji of 64 px, and
+an EfficientNet-Lite2 with real ImageNet weights as teacher, perceptual network, judge
+and Fréchet features. Writes ``summary.json`` and PNG pictures into the work directory.
+The data lie in data/emoji, or in the folder that MERGEVQ_EMOJI names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import one_command as shared
+from one_command import ROOT, Clock, Plan, hours, run_tool
+
+import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mmengine.config import Config
+    from torch import Tensor, nn
+
+    from mergevq_mm.models.generators.code_generator import CodeGenerator
+
+PLAN = Plan(
+    name='emoji',
+    images='emoji',
+    tokenizer='configs/emoji/mergevq_g+r_emoji.py',
+    generators={
+        'raster': 'configs/emoji/mergear_emoji.py',
+        'distinct': 'configs/emoji/mergear_emoji_distinct.py',
+        'random': 'configs/emoji/randar_emoji.py',
+    },
+    classifier='configs/emoji/judge_emoji.py',
+    judge=67.0,  # a linear probe of EfficientNet-Lite2 at 64 px: 66.7
+    few={'train': range(0, 3668, 24), 'val': range(0, 562, 6)},
+    few_everywhere=True,
+    flip=True,
+    minutes={
+        'data': 4,
+        'training': 60,
+        'evaluation': 3,
+        'probe': 8,
+        'classifier': 18,
+        'codes': 3,
+        'generator training (raster)': 22,
+        'generation (raster)': 4,
+        'generator training (distinct)': 12,
+        'generation (distinct)': 2,
+        'generator training (random)': 20,
+        'generation (random)': 2,
+    },
+)
+WORK_DIR = 'work_dirs/emoji'
+LITES = ('lite0', 'lite2')
+SHOWN = 2  # drawn images of each group beside their neighbours
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        '--work-dir',
+        help=f'Defaults to {WORK_DIR}, with --short to {WORK_DIR}_short; what an '
+        'earlier run left there is replaced',
+    )
+    parser.add_argument(
+        '--short',
+        action='store_true',
+        help='two short epochs on a part of the emoji, to see that everything runs',
+    )
+    parser.add_argument(
+        '--resume', action='store_true', help='go on with a run that was stopped'
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of tokenizer and generators. Default: 0'
+    )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='exit with 1 if a number misses what it is to reach',
+    )
+    args = parser.parse_args(argv)
+    if args.work_dir is None:
+        args.work_dir = f'{WORK_DIR}{"_short" if args.short else ""}'
+    return args
+
+
+def prepare_data(root: Path) -> None:
+    """Write emoji, the weights of two networks and the teacher's targets, each once.
+
+    Args:
+        root (Path): Where to.
+    """
+    if not (root / 'README.md').is_file():
+        run_tool('tools/dataset_converters/emoji.py', '--out-dir', root)
+    for name in LITES:
+        file = root / f'efficientnet_{name}.safetensors'
+        if not file.is_file():
+            tool = 'tools/model_converters/efficientnet_lite0_to_timm.py'
+            run_tool(tool, file, '--variant', name)
+    targets = root / 'teacher.safetensors'
+    if not shared.are_targets_fresh(targets, ROOT / PLAN.tokenizer):
+        run_tool('tools/extract_targets.py', PLAN.tokenizer, root, targets)
+
+
+# ------------------------------------------------------------------------- recognition
+
+
+def frozen_network(name: str, root: Path) -> nn.Module:
+    """An EfficientNet with ImageNet's weights: images in [-1, 1] to features B×1280."""
+    from mergevq_mm.models.target_generators import FrozenTeacher
+
+    network = {
+        'type': 'mmpretrain.TIMMBackbone',
+        'model_name': f'tf_efficientnet_{name}',
+        'init_cfg': {
+            'type': 'Pretrained',
+            'checkpoint': str(root / f'efficientnet_{name}.safetensors'),
+        },
+    }
+    return FrozenTeacher(network, input_size=128).eval()
+
+
+def subgroup_labels(root: Path, datasets: list[dict]) -> list[np.ndarray]:
+    """Sub-group of each image of data sets, by its path."""
+    import numpy as np
+
+    from mergevq_mm.datasets.image_lists import labels_by_list
+    from mergevq_mm.registry import DATASETS
+
+    found = []
+    for config in datasets:
+        dataset = DATASETS.build(config)
+        paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+        file = root / 'meta' / f'{config["split"]}_subgroups.txt'
+        numbers = labels_by_list(paths, dataset.img_prefix, str(file))
+        found.append(np.array(numbers))
+    return found
+
+
+def probe(cfg: Config, model: nn.Module, root: Path) -> dict[str, dict[str, float]]:
+    """Linear probes over groups and sub-groups, of encoders and of pixels.
+
+    Returns:
+        dict[str, dict]: ``groups`` and ``subgroups``: accuracy on the held-out emoji of
+        each kind of features, in per cent.
+    """
+    from torch.nn.functional import avg_pool2d
+
+    encoder, untrained = model.backbone.eval(), shared.random_encoder(cfg)
+    encoders = {
+        'encoder': partial(shared.token_features, encoder),
+        'encoder_cls': lambda x: encoder.encode(x).cls,
+        'random_encoder': partial(shared.token_features, untrained),
+        'pixels': lambda x: avg_pool2d(x, 4).flatten(1),  # 16×16
+        **{f'efficientnet_{name}': frozen_network(name, root) for name in LITES},
+    }
+    datasets = shared.seen_and_held_out(cfg)
+    features = shared.extract(encoders, datasets, model.data_preprocessor)
+    # Wide features need a few hundred iterations, not a thousand.
+    limits = {'penalties': (1e-3, 1e-2, 1e-1), 'max_iter': 200}
+    return {
+        'groups': shared.probe(features, **limits),
+        'subgroups': shared.probe(features, subgroup_labels(root, datasets), **limits),
+    }
+
+
+# ---------------------------------------------------------------------------- pictures
+
+
+def image_tensor(config: dict, indices: Sequence[int] | None = None) -> Tensor:
+    """Images of a data set as it is tested, N×3×64×64 in [0, 1], RGB."""
+    import torch
+
+    from mergevq_mm.registry import DATASETS
+
+    dataset = DATASETS.build(config)
+    chosen = range(len(dataset)) if indices is None else indices
+    items = (dataset[i]['inputs'] for i in chosen)
+    return torch.stack([item.flip(0) for item in items]).float() / 255
+
+
+def group_page(model: CodeGenerator, names: list[str], rows: int = 8) -> np.ndarray:
+    """Drawn emoji, a column a group."""
+    import one_command_generator as stage2
+
+    from mergevq_mm.visualization import sample_grid
+
+    drawn = stage2.draw(model, rows)
+    titles = [name.replace('_', ' ') for name in names]
+    return sample_grid(drawn, len(names), scale=2, captions=titles)
+
+
+def neighbours(
+    model: CodeGenerator, cfg: Config, names: list[str], path: Path
+) -> dict[str, float]:
+    """Write drawn emoji beside their nearest training emoji, and tell how near.
+
+    Returns:
+        dict[str, float]: Median PSNR of the nearest training image, of drawn and of
+        held-out emoji, in dB.
+    """
+    import one_command_generator as stage2
+    import torch
+
+    from mergevq_mm.visualization import nearest_images, neighbour_sheet, save_png
+
+    seen, held_out = map(image_tensor, shared.seen_and_held_out(cfg))
+    images = stage2.draw(model, SHOWN, seed=2)
+    drawn = torch.stack([torch.from_numpy(i).permute(2, 0, 1) for i in images]) / 255
+    near = nearest_images(drawn, seen)
+    titles = [name.replace('_', ' ') for name in names] * SHOWN
+    save_png(path, neighbour_sheet(drawn, seen, near, titles, pairs=3))
+    apart = nearest_images(held_out, seen, 1)
+    return {
+        'drawn': round(median(near.psnr[:, 0].tolist()), 2),
+        'held_out': round(median(apart.psnr[:, 0].tolist()), 2),
+    }
+
+
+def vendors_distance(cfg: Config) -> float:
+    """Fréchet distance of the held-out emoji of one vendor to those of the other.
+
+    What two pictures of the same emoji by two artists are apart, for scale.
+    """
+    import numpy as np
+
+    from mergevq_mm.evaluation.functional import gaussian_distance, gaussian_moments
+    from mergevq_mm.registry import DATASETS, MODELS
+
+    config = cfg.val_dataloader.dataset
+    dataset = DATASETS.build(config)
+    paths = (dataset.get_data_info(i)['img_path'] for i in range(len(dataset)))
+    names = [Path(path).name for path in paths]
+    extractor = MODELS.build(cfg.features)
+    moments = []
+    for vendor in ('google', 'twitter'):
+        chosen = [i for i, name in enumerate(names) if name.startswith(vendor)]
+        batches = [chosen[i : i + 100] for i in range(0, len(chosen), 100)]
+        found = [extractor(image_tensor(config, b)).detach().numpy() for b in batches]
+        moments.append(gaussian_moments(np.concatenate(found)))
+    return float(gaussian_distance(*moments[0], *moments[1]))
+
+
+# ----------------------------------------------------------------------------- the end
+
+
+def shortfalls(summary: dict[str, Any]) -> list[str]:
+    """What the command is to reach on two cores and has not.
+
+    Args:
+        summary (dict): The content of ``summary.json``.
+
+    Returns:
+        list[str]: A sentence for each number that misses its bar.
+    """
+    made, drawn = summary['reconstruction'], summary['generation']
+    groups = summary['probe']['groups']
+    ways = [way for way in ('compressed', *PLAN.generators) if way in drawn]
+    right = min(drawn[way]['consistency'] for way in ways)
+    others = ('pixels', 'random_encoder', 'efficientnet_lite0')
+    above = max(groups[name] for name in others)
+    judge = ("the judge's accuracy on real emoji (%)", drawn['classifier'])
+    return shared.below(
+        [
+            ('PSNR at K=36 (dB)', made['K36']['psnr'], 22.5),
+            ('PSNR at K=64 (dB)', made['K64']['psnr'], 24.0),
+            (
+                "probe above pixels, a random encoder and Lite0's features (%)",
+                groups['encoder'],
+                above,
+            ),
+            (*judge, groups['efficientnet_lite2']),
+            ('class consistency of drawn emoji (%)', right, 80.0),
+            ('what is left of 3 hours', 3.0 - summary['seconds']['total'] / 3600, 0.0),
+        ]
+    )
+
+
+def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
+    """Train, measure and draw; returns the content of ``summary.json``."""
+    import one_command_generator as stage2
+
+    from mergevq_mm.visualization import save_png
+
+    work_dir = Path(args.work_dir)
+    root = Path(os.environ.get('MERGEVQ_EMOJI', 'data/emoji'))
+    with clock.phase('data'):
+        prepare_data(root)
+    names = (root / 'meta/groups.txt').read_text().split()
+    cfg = shared.load_config(PLAN, work_dir, args.seed, args.short, args.resume)
+    with clock.phase('training'):
+        shared.train(cfg)
+    with clock.phase('evaluation'):
+        metrics, model = shared.evaluate(cfg, PLAN)
+        vendors = vendors_distance(cfg)
+    with clock.phase('probe'):
+        accuracy = probe(cfg, model, root)
+    copies: dict[str, float] = {}
+
+    def show(mode: str, generator: CodeGenerator) -> None:
+        save_png(work_dir / f'drawn_{mode}.png', group_page(generator, names))
+        if mode == 'raster':
+            file = work_dir / 'neighbours.png'
+            copies.update(neighbours(generator, cfg, names, file))
+
+    drawn = stage2.generate(
+        PLAN, work_dir, clock, args.seed, args.short, args.resume, show=show
+    )
+    for picture in work_dir.rglob('reconstruction_test.png'):
+        shutil.copy(picture, work_dir / 'reconstructions.png')
+    keeps = list(cfg.model.test_cfg.keep)
+    kinds = {'reconstruction': 'recon', 'codebook': 'codebook'}
+    return {
+        'keep': keeps,
+        **{k: shared.by_keep(metrics, v, keeps) for k, v in kinds.items()},
+        'source_recovery': shared.by_keep(metrics, 'source', keeps),
+        'frechet_of_two_vendors': round(vendors, 4),
+        'probe': accuracy,
+        'generation': drawn,
+        'nearest_training_image': copies,
+        'seconds': {**clock.seconds, 'total': round(sum(clock.seconds.values()), 1)},
+    }
+
+
+def main() -> None:
+    args = parse_args()
+    os.chdir(ROOT)
+    work_dir = Path(args.work_dir)
+    clock = Clock(replace(PLAN, minutes={}) if args.short else PLAN)
+    if not args.resume:
+        try:
+            shared.clear(work_dir, PLAN)
+        except ValueError as error:
+            sys.exit(f'error: {error}')
+    if not args.short:
+        total = hours(sum(PLAN.minutes.values()))
+        print(f'[emoji] this takes about {total} on two cores; --resume goes on later.')
+    summary = run(args, clock)
+    (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    print(json.dumps(summary, indent=2))
+    print(
+        '[emoji] wrote summary.json, reconstructions.png, neighbours.png and '
+        f'drawn_*.png into {work_dir}'
+    )
+    missed = shortfalls(summary)
+    for sentence in missed:
+        print(f'[emoji] {sentence}')
+    if args.check and missed:
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,372 @@
+"""What the one-command trainings share: quickstart.py of digits, emoji.py of colour.
+
+A plan names the configs; the steps are here: a work directory of one's own, the time
+left, the tokenizer's training, measurement and probes. Its generators stand in
+one_command_generator.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mmengine.config import Config
+    from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ('classifier', 'codes')
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one command trains.
+
+    Attributes:
+        name (str): Of the command: in front of its lines, and in its folders.
+        images (str): What the images are, for sentences.
+        tokenizer (str): Config of stage 1.
+        generators (Mapping[str, str]): Way to draw to its config.
+        classifier (str): Config of the judge.
+        judge (float): Per cent of the held-out images that the judge must know.
+        few (Mapping[str, Sequence[int]]): Images of a short run by split. Folders are
+            sorted by class: taking each so-manieth image has all classes.
+        few_everywhere (bool): Whether a short run's judge and codes are of few images,
+            too.
+        flip (bool): Whether generators also learn the mirrored images.
+        minutes (Mapping[str, float]): Phase to what it takes on two cores. Empty: no
+            time is told.
+    """
+
+    name: str
+    images: str
+    tokenizer: str
+    generators: Mapping[str, str]
+    classifier: str
+    judge: float
+    few: Mapping[str, Sequence[int]]
+    few_everywhere: bool = False
+    flip: bool = False
+    minutes: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        """Name of the file that its work directories hold."""
+        return f'.{self.name}'
+
+
+# ------------------------------------------------------------------- folder and clock
+
+
+def clear(work_dir: Path, plan: Plan) -> None:
+    """Remove what an earlier run left: its parts belong to its tokenizer.
+
+    Args:
+        work_dir (Path): Folder of the run.
+        plan (Plan): Whose.
+
+    Raises:
+        ValueError: If the folder holds something that no such run has written.
+    """
+    mark = work_dir / plan.mark
+    if work_dir.is_dir() and any(work_dir.iterdir()) and not mark.is_file():
+        raise ValueError(
+            f'work-dir="{work_dir}" holds files of something else; give a folder that '
+            f'is new, empty or of an earlier {plan.name}.'
+        )
+    for name in (*PARTS, *plan.generators):
+        shutil.rmtree(work_dir / name, ignore_errors=True)
+    for path in (*work_dir.glob('epoch_*.pth'), work_dir / 'last_checkpoint'):
+        path.unlink(missing_ok=True)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    mark.write_text(
+        f'Files of tools/{plan.name}.py, which it replaces when run again.\n'
+    )
+
+
+def time_left(
+    minutes: Mapping[str, float], seconds: Mapping[str, float]
+) -> tuple[float, float]:
+    """What is done of a plan, and how long the rest takes at the pace so far.
+
+    Args:
+        minutes (Mapping[str, float]): Phase to what it takes on two cores.
+        seconds (Mapping[str, float]): Phase to what it took, of those that are done.
+
+    Returns:
+        tuple[float, float]: Share that is done, in [0, 1], and minutes left.
+    """
+    total = sum(minutes.values())
+    done = sum(minutes.get(name, 0.0) for name in seconds)
+    # A phase that was there already says nothing of the pace, nor do small ones alone.
+    real = [n for n, s in seconds.items() if s > 6 * minutes.get(n, float('inf'))]
+    known = sum(minutes[name] for name in real)
+    took = sum(seconds[name] for name in real) / 60
+    pace = took / known if known > total / 10 else 1.0
+    return done / total, pace * (total - done)
+
+
+def hours(minutes: float) -> str:
+    """A duration for a reader: '2 h 40 min', '7 min'."""
+    whole = max(1, round(minutes))
+    text = f'{whole % 60} min'
+    return f'{whole // 60} h {text}' if whole >= 60 else text
+
+
+class Clock:
+    """Seconds of each phase of a run, and the time left where the plan knows it.
+
+    Args:
+        plan (Plan): Of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.name = plan.name
+        self.minutes = plan.minutes
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Announce a phase and time it."""
+        print(f'[{self.name}] {name} ...{self._left()}', flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        print(f'[{self.name}] {name}: {self.seconds[name]:.0f} s', flush=True)
+
+    def _left(self, cells: int = 20) -> str:
+        """A bar and the time left."""
+        if not self.minutes:
+            return ''
+        share, left = time_left(self.minutes, self.seconds)
+        full = round(cells * share)
+        return f' [{"#" * full}{"." * (cells - full)}] {hours(left)} left in all'
+
+
+def run_tool(*arguments: object) -> None:
+    """Run one of the project's own command-line tools."""
+    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True)
+
+
+def are_targets_fresh(path: Path, config: str | Path) -> bool:
+    """Whether the file holds targets of the teacher that the config names."""
+    from mmengine.config import Config
+    from safetensors import safe_open
+
+    if not path.is_file():
+        return False
+    with safe_open(str(path), 'pt') as file:
+        teacher = file.metadata().get('teacher')
+    return teacher == str(Config.fromfile(config).teacher)
+
+
+# -------------------------------------------------------------------------- tokenizer
+
+
+def read_config(config: str | Path, *flags: str) -> Config:
+    """A config as tools/train.py makes it of a command line."""
+    from train import merge_args, parse_args
+
+    from mergevq_mm.utils.config import load_config
+
+    args = parse_args([str(config), *flags])
+    return merge_args(load_config(args.config), args)
+
+
+def load_config(
+    plan: Plan, work_dir: Path, seed: int, short: bool = False, resume: bool = False
+) -> Config:
+    """The config of the tokenizer.
+
+    Args:
+        plan (Plan): Of the run.
+        work_dir (Path): Of the run.
+        seed (int): Of weights and order.
+        short (bool): Whether two epochs on few images will do. Defaults to False.
+        resume (bool): Whether to go on with a run that was stopped. Defaults to False.
+
+    Returns:
+        Config: Ready to train and to test.
+    """
+    flags = ['--work-dir', str(work_dir), *['--resume'] * resume]
+    if short:
+        flags += ['--cfg-options', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2']
+    cfg = read_config(ROOT / plan.tokenizer, *flags)
+    cfg.randomness.seed = seed
+    if short:
+        cfg.train_dataloader.dataset.indices = list(plan.few['train'])
+        for loader in (cfg.val_dataloader, cfg.test_dataloader):
+            loader.dataset.indices = list(plan.few['val'])
+        cfg.model.discriminator_start = 0
+    return cfg
+
+
+def train(cfg: Config) -> str:
+    """Train, or go on with it, and return the last checkpoint.
+
+    There is no validation at the end: the evaluation takes its place.
+    """
+    from mmengine.runner import find_latest_checkpoint
+
+    from mergevq_mm.engine.quiet_runner import QuietRunner
+
+    cfg = cfg.copy()
+    cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
+    QuietRunner.from_cfg(cfg).train()
+    return find_latest_checkpoint(cfg.work_dir)
+
+
+def for_test(cfg: Config, checkpoint: str, name: str) -> Config:
+    """The config that tests a checkpoint as a user would load it.
+
+    Args:
+        cfg (Config): Of the training.
+        checkpoint (str): Its weights.
+        name (str): Of the experiment, for logs of its own.
+
+    Returns:
+        Config: A copy.
+    """
+    cfg = cfg.copy()
+    cfg.resume, cfg.load_from = False, checkpoint
+    # The checkpoint's weights are the averaged ones already.
+    cfg.custom_hooks = [h for h in cfg.custom_hooks if 'EMA' not in h['type']]
+    cfg.experiment_name = name
+    return cfg
+
+
+def evaluate(cfg: Config, plan: Plan) -> tuple[dict[str, float], nn.Module]:
+    """Load the last checkpoint of the tokenizer and measure it.
+
+    Returns:
+        tuple[dict, nn.Module]: Metrics of the held-out images, and the model.
+    """
+    from mmengine.runner import find_latest_checkpoint
+
+    from mergevq_mm.engine.quiet_runner import QuietRunner
+
+    checkpoint = find_latest_checkpoint(cfg.work_dir)
+    runner = QuietRunner.from_cfg(for_test(cfg, checkpoint, f'{plan.name}_test'))
+    return runner.test(), runner.model
+
+
+def by_keep(
+    metrics: Mapping[str, float], prefix: str, keeps: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """The metrics of a prefix, sorted by K: 'K16' to name to value."""
+    return {
+        f'K{keep}': {
+            name.split('/', 2)[2]: round(float(value), 4)
+            for name, value in metrics.items()
+            if name.startswith(f'{prefix}/K{keep}/')
+        }
+        for keep in keeps
+    }
+
+
+# ------------------------------------------------------------------------------ probes
+
+
+def token_features(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Class token beside the mean of the tokens, merging off, B×2D."""
+    import torch
+
+    merged = encoder.encode(x)
+    return torch.cat([merged.cls, merged.tokens.mean(dim=1)], dim=1)
+
+
+def random_encoder(cfg: Config) -> nn.Module:
+    """The encoder of a config as its training starts."""
+    import torch
+
+    from mergevq_mm.registry import MODELS
+
+    torch.manual_seed(0)
+    encoder = MODELS.build(cfg.model.backbone)
+    if cfg.model.backbone.get('init_cfg'):
+        encoder.init_weights()
+    return encoder.eval()
+
+
+def seen_and_held_out(cfg: Config) -> list[dict]:
+    """Configs of the training and the validation images, both as a test sees them."""
+    held_out = cfg.val_dataloader.dataset
+    indices = cfg.train_dataloader.dataset.get('indices')
+    return [{**held_out, 'split': 'train', 'indices': indices}, held_out]
+
+
+def extract(
+    encoders: Mapping[str, Callable[[Tensor], Tensor]],
+    datasets: Sequence[dict],
+    preprocessor: nn.Module,
+) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """Frozen features of images to learn from and of images to test.
+
+    Args:
+        encoders (Mapping[str, Callable]): Name to images B×3×H×W to features B×D.
+        datasets (Sequence[dict]): Configs of the two sets.
+        preprocessor (nn.Module): Of the images.
+
+    Returns:
+        dict[str, list[tuple]]: Name to features N×D and labels N of each set.
+    """
+    from mergevq_mm.evaluation.probe import extract_features
+    from mergevq_mm.registry import DATASETS
+
+    folders = [DATASETS.build(config) for config in datasets]
+    return {
+        name: [extract_features(encoder, d, preprocessor) for d in folders]
+        for name, encoder in encoders.items()
+    }
+
+
+def probe(
+    features: Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]],
+    labels: Sequence[np.ndarray] | None = None,
+    penalties: Sequence[float] = (0.001, 0.01, 0.1, 1.0),
+    max_iter: int = 1000,
+) -> dict[str, float]:
+    """Linear probes of frozen features.
+
+    Args:
+        features (Mapping[str, Sequence]): What :func:`extract` returns.
+        labels (Sequence[np.ndarray], optional): Others of the two sets. Defaults to
+            None, those of the features.
+        penalties (Sequence[float]): To choose from, scikit-learn's C.
+        max_iter (int): Limit of iterations. Defaults to 1000.
+
+    Returns:
+        dict[str, float]: Accuracy on the images of the test, in per cent.
+    """
+    from mergevq_mm.evaluation.probe import linear_probe
+
+    accuracy = {}
+    for name, ((train_x, train_y), (test_x, test_y)) in features.items():
+        known, asked = (train_y, test_y) if labels is None else labels
+        score = linear_probe(
+            train_x, known, test_x, asked, list(penalties), max_iter=max_iter
+        )
+        accuracy[name] = round(100 * score, 2)
+    return accuracy
+
+
+# ----------------------------------------------------------------------------- the end
+
+
+def below(bars: Sequence[tuple[str, float, float]]) -> list[str]:
+    """A sentence for each number (name, value, bar) that misses its bar."""
+    return [
+        f'{name} is {value:.2f}, not at least {bar:.2f}.'
+        for name, value, bar in bars
+        if value < bar
+    ]
