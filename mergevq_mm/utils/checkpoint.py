@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.logging import print_log
 from torch import nn
 
+from ..base.process import print_log
+from ..base.tier import has_openmmlab
 from .checkpoint_file import (
     fetch_file,
     find_latest_checkpoint,
@@ -81,6 +82,8 @@ def plain_state_dict(module: nn.Module) -> dict[str, Any]:
     Returns:
         dict[str, Any]: Names and values; nothing is copied.
     """
+    if not has_openmmlab():
+        return dict(module.state_dict())
     from mmengine.runner.checkpoint import get_state_dict as unwrapped_state
 
     return unwrapped_state(module)

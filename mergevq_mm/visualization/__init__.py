@@ -1,9 +1,11 @@
 """Merge maps, strips, grids, plots; and backends that follow a resumed run."""
 
-from .backends import RunTensorboardBackend, RunWandbBackend
-from .cache import CacheTrace, cache_figure, trace_cache
-from .code_usage import code_usage_figure
-from .curves import curves_figure, find_logs, read_curves
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ..base.tier import has_openmmlab, require
 from .grids import reconstruction_grid, sample_grid, save_png, tile, to_uint8
 from .merge_map import distinct_colours, draw_merge_map, mean_colours, palette
 from .merging import (
@@ -16,9 +18,30 @@ from .merging import (
     reconstruction_strip,
     shade_region,
 )
-from .plots import figure_image
 from .sheets import SheetRow, contact_sheet
 from .strips import strip
+
+if TYPE_CHECKING or has_openmmlab():  # registered by the import of this room
+    from .backends import RunTensorboardBackend, RunWandbBackend
+if TYPE_CHECKING:  # for editors; at run time they come on first access
+    from .cache import CacheTrace, cache_figure, trace_cache
+    from .code_usage import code_usage_figure
+    from .curves import curves_figure, find_logs, read_curves
+    from .plots import figure_image
+
+# Name -> module: plots need matplotlib, which the small tier does not have.
+_LAZY = {
+    'CacheTrace': 'cache',
+    'RunTensorboardBackend': 'backends',
+    'RunWandbBackend': 'backends',
+    'cache_figure': 'cache',
+    'code_usage_figure': 'code_usage',
+    'curves_figure': 'curves',
+    'figure_image': 'plots',
+    'find_logs': 'curves',
+    'read_curves': 'curves',
+    'trace_cache': 'cache',
+}
 
 __all__ = [
     'CacheTrace',
@@ -52,3 +75,13 @@ __all__ = [
     'to_uint8',
     'trace_cache',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what plots and what logs on first access (PEP 562)."""
+    if name in _LAZY:
+        if _LAZY[name] != 'backends':
+            require('matplotlib', name)
+        module = importlib.import_module(f'{__name__}.{_LAZY[name]}')
+        return getattr(module, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
