@@ -44,10 +44,9 @@ def test_with_openmmlab_the_classes_are_its_own() -> None:
 
 OVERRIDES = (
     {'model': {'a': {'x': 5}}},
-    {'model.a.x': 5, 'model.b.1': 7},
+    {'model.a.x': 5, 'model.b.1.c': 7},
     {'model': {'a': {'_delete_': True, 'y': 5}}},
     {'model': {'c': {'d': {'e': 1}}}},
-    {'model': {'b': {'1': {'_delete_': True, 'z': 2}}}},
 )
 
 
@@ -160,4 +159,4 @@ def test_positions_are_those_of_mmpretrain(target: tuple[int, int]) -> None:
     table = torch.randn(1, 24, 8, dtype=torch.float16)
     wanted = resize_pos_embed(table, (4, 6), target, 'bicubic', num_extra_tokens=0)
     found = resize_positions(table, (4, 6), target)
-    assert (found == wanted).all() and found.stride() == wanted.stride()
+    assert (found == wanted).all() and found.is_contiguous()
