@@ -31,7 +31,7 @@ NEEDING = (
     'import mergevq_mm.engine',
     'mergevq_mm.evaluation.KNNAccuracy',
     'mergevq_mm.visualization.curves_figure',
-    'mergevq_mm.get_model("digits").train_step({}, None)',
+    'mergevq_mm.get_model("digits").val_step({})',
     'mergevq_mm.registry.MODELS.build(dict(type="mmpretrain.ResNet"))',
     'mergevq_mm.FeatureInferencer("digits")("images", return_datasamples=True)',
 )
@@ -51,9 +51,12 @@ def restrict(names: list[str]) -> set[str]:
 
 def strangers(allowed: set[str]) -> list[str]:
     """Packages that are loaded and should not be."""
-    loaded = {name.partition('.')[0] for name in sys.modules}
-    known = {name for name in loaded if name.startswith(('_', 'pkg_resources'))}
-    return sorted(loaded - allowed - known)
+    files = {
+        name.partition('.')[0]
+        for name, module in sys.modules.items()
+        if getattr(module, '__file__', None)  # others are made in memory
+    }
+    return sorted(name for name in files - allowed if name[0] != '_')
 
 
 def main() -> None:
@@ -78,7 +81,7 @@ def main() -> None:
     for code in NEEDING:
         try:
             exec(code, {'mergevq_mm': mergevq_mm})
-        except ModuleNotFoundError as error:
+        except Exception as error:
             told[code] = str(error)
     allowed.update(json.loads(sys.argv[2]))
     told['page'] = page()
