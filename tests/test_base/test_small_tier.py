@@ -140,3 +140,50 @@ def test_both_tiers_write_the_same(
             assert found['model'] == wanted['model']
         elif (whole / file).is_file():
             assert (small / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+# What only training, its configs and its plots use.
+TRAINING = {
+    'datasets',
+    'engine',
+    'evaluation/metrics',
+    'utils/atomic_backend.py',
+    'utils/background.py',
+    'utils/compat/pkg_resources_part.py',
+    'utils/config.py',
+    'utils/config_check.py',
+    'utils/config_options.py',
+    'utils/schedule_length.py',
+    'utils/weight_selection.py',
+    'visualization/backends.py',
+    'visualization/cache.py',
+    'visualization/code_usage.py',
+    'visualization/curves.py',
+    'visualization/plots.py',
+}
+
+
+def _imports(body: list[ast.stmt]) -> set[str]:
+    """Packages that a file imports as it is loaded, without its own."""
+    found = set()
+    for node in body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.partition('.')[0])
+        elif isinstance(node, ast.Try):
+            found |= _imports(node.body)
+    return found - {'mergevq_mm'}
+
+
+def test_files_import_no_more_than_is_asked_for() -> None:
+    allowed = {'torch', 'triton', 'numpy', 'einops', 'PIL', 'safetensors', 'timm'}
+    allowed |= sys.stdlib_module_names  # torch brings triton where there is one
+    package, found = REPO / 'mergevq_mm', {}
+    for path in sorted(package.rglob('*.py')):
+        name = path.relative_to(package).as_posix()
+        strange = _imports(ast.parse(path.read_text('utf-8')).body) - allowed
+        trains = any(name == one or name.startswith(f'{one}/') for one in TRAINING)
+        if strange and not trains and not name.startswith('.mim/'):
+            found[name] = strange
+    assert found == {}
