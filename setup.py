@@ -10,26 +10,30 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 
 # Lower bounds only, and an upper one where something fails above it.
+# What a trained model needs; timm brings torchvision, PyYAML and huggingface-hub.
 REQUIRES = [
     'torch>=2.5',
-    'torchvision>=0.20',
     'numpy>=1.23',
+    'einops>=0.6',
+    'pillow',
+    'safetensors>=0.4',
+    'timm>=0.9.12',
+]
+# What training, its configs, data sets and metrics need. mmpretrain needs mmcv or
+# mmcv-lite; they share a folder: who has one must not get the other.
+STACK = [
     'mmengine>=0.10.4',
     'mmpretrain>=1.2.0',
-    'einops>=0.6',
     'lpips>=0.1.4',
     'matplotlib',
-    'pillow',
     'rich',
-    'safetensors>=0.4',
     'scipy',
     'tensorboard',
-    'timm>=0.9.12',
     'torchmetrics>=1.0',
+    'torchvision>=0.20',
 ]
-# mmpretrain needs mmcv or mmcv-lite; they share a folder, so that neither is required:
-# who has one must not get the other. Newer ones are refused by mmagic.
-LITE = ['mmcv-lite>=2.0.0,<2.2.0']
+LITE = ['mmcv-lite>=2.0.0,<2.2.0']  # newer ones are refused by mmagic
+TRAIN = STACK + LITE
 # What mmagic imports, for generators, GAN training and mmagic's metrics. mmagic itself
 # goes beside it by `pip install --no-deps mmagic`: see requirements/mmagic.txt.
 MMAGIC = ['diffusers>=0.23', 'imageio', 'pandas', 'resize-right']
@@ -118,10 +122,12 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         'hub': HUB,
-        'lite': LITE,
-        'mmagic': MMAGIC,
-        'quickstart': LITE + MMAGIC + QUICKSTART,
-        'tests': LITE + MMAGIC + QUICKSTART + TESTS + WEB,
+        'lite': TRAIN,  # its earlier name
+        'mmagic': STACK + MMAGIC,
+        'quickstart': TRAIN + MMAGIC + QUICKSTART,
+        'tests': TRAIN + MMAGIC + QUICKSTART + TESTS + WEB,
+        'train': TRAIN,
+        'train-mmcv': STACK,  # beside an mmcv with its operators
         'web': WEB,
     },
     entry_points={'console_scripts': ['mergevq = mergevq_mm.cli:main']},

@@ -1,4 +1,4 @@
-"""Registries of ``mergevq_mm``: children of mmengine's roots.
+"""Registries of ``mergevq_mm``: children of mmengine's roots, where it is installed.
 
 Only children of the roots are found from every OpenMMLab scope, so that an mmdet,
 mmpretrain or mmagic config can name ``mergevq_mm.MergeVQEncoder``. ``locations``
@@ -6,8 +6,7 @@ lists the rooms that a first look-up imports; ``import mergevq_mm`` alone import
 none of them and stays fast.
 """
 
-from mmengine import registry as _root
-from mmengine.registry import Registry
+from .base.registry import Registry, roots
 
 _SCOPE = 'mergevq_mm'
 
@@ -27,32 +26,32 @@ def _child(parent: Registry, *rooms: str) -> Registry:
 
 
 # Running: loops, hooks, optimizers
-RUNNERS = _child(_root.RUNNERS, 'engine')
-LOOPS = _child(_root.LOOPS, 'engine')
-HOOKS = _child(_root.HOOKS, 'engine')
-OPTIMIZERS = _child(_root.OPTIMIZERS, 'engine')
-OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, 'engine')
-OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
-PARAM_SCHEDULERS = _child(_root.PARAM_SCHEDULERS, 'engine')
-LOG_PROCESSORS = _child(_root.LOG_PROCESSORS, 'engine')
+RUNNERS = _child(roots.RUNNERS, 'engine')
+LOOPS = _child(roots.LOOPS, 'engine')
+HOOKS = _child(roots.HOOKS, 'engine')
+OPTIMIZERS = _child(roots.OPTIMIZERS, 'engine')
+OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
+PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, 'engine')
+LOG_PROCESSORS = _child(roots.LOG_PROCESSORS, 'engine')
 
 # Data
-DATASETS = _child(_root.DATASETS, 'datasets')
-DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, 'datasets')
-TRANSFORMS = _child(_root.TRANSFORMS, 'datasets')
-FUNCTIONS = _child(_root.FUNCTIONS, 'datasets')  # collate and worker functions
+DATASETS = _child(roots.DATASETS, 'datasets')
+DATA_SAMPLERS = _child(roots.DATA_SAMPLERS, 'datasets')
+TRANSFORMS = _child(roots.TRANSFORMS, 'datasets')
+FUNCTIONS = _child(roots.FUNCTIONS, 'datasets')  # collate and worker functions
 
 # Networks
-MODELS = _child(_root.MODELS, 'models')
-MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, 'models')
-WEIGHT_INITIALIZERS = _child(_root.WEIGHT_INITIALIZERS, 'utils.weight_selection')
-TASK_UTILS = _child(_root.TASK_UTILS, 'models')
+MODELS = _child(roots.MODELS, 'models')
+MODEL_WRAPPERS = _child(roots.MODEL_WRAPPERS, 'models')
+WEIGHT_INITIALIZERS = _child(roots.WEIGHT_INITIALIZERS, 'utils.weight_selection')
+TASK_UTILS = _child(roots.TASK_UTILS, 'models')
 
 # Numbers and pictures
-METRICS = _child(_root.METRICS, 'evaluation')
-EVALUATOR = _child(_root.EVALUATOR, 'evaluation')
-VISUALIZERS = _child(_root.VISUALIZERS, 'visualization')
-VISBACKENDS = _child(_root.VISBACKENDS, 'visualization')
+METRICS = _child(roots.METRICS, 'evaluation')
+EVALUATOR = _child(roots.EVALUATOR, 'evaluation')
+VISUALIZERS = _child(roots.VISUALIZERS, 'visualization')
+VISBACKENDS = _child(roots.VISBACKENDS, 'visualization')
 
 __all__ = [
     'DATASETS',

@@ -345,7 +345,7 @@ def progress(total: int, visible: bool = True) -> Iterator[Callable[[int], None]
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from mergevq_mm.engine.hooks.progress_hook import clock
+    from mergevq_mm.utils.clock import clock
 
     console = Console()
     if visible and console.is_terminal:

@@ -207,7 +207,7 @@ def with_progress(batches: Sequence[list], world: int) -> Iterator[list]:
 
     Other processes are taken to be as far.
     """
-    from mergevq_mm.engine.hooks.progress_hook import clock
+    from mergevq_mm.utils.clock import clock
 
     terminal, start = sys.stdout.isatty(), time.monotonic()
     total, done, last = sum(map(len, batches)), 0, start

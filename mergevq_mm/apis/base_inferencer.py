@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.infer import BaseInferencer
 from torch import nn
 
+from ..base.config import Config
+from ..base.inferencer import BaseInferencer
 from .call_signature import check_arguments, with_signature
 from .hub import list_models
 from .image_inputs import (

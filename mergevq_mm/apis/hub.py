@@ -11,8 +11,10 @@ import copy
 import fnmatch
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+from ..base.tier import COMMAND, MissingExtra, has_openmmlab
 from ..utils.data_config import read_data
 from ..utils.published import WEIGHTS
 from ..utils.shipped import CONFIG, FOLDER, shipped_models
@@ -44,13 +46,9 @@ def index_root() -> Path:
 
 @lru_cache(maxsize=1)
 def _models() -> dict[str, Model]:
-    """All models by name in lower case."""
-    from modelindex.load_model_index import load
-
-    index = load(str(index_root() / INDEX))
-    index.build_models_with_collections()
+    """All models by name in lower case; those of configs need OpenMMLab."""
     models: dict[str, Model] = {}
-    for model in [*index.models, *_shipped()]:
+    for model in [*_of_configs(), *_shipped()]:
         name = model.name.lower()
         if name in models:
             raise ValueError(
@@ -61,16 +59,34 @@ def _models() -> dict[str, Model]:
     return models
 
 
-def _shipped() -> list[Model]:
-    """What the folders of the shipped models say of them."""
+def _of_configs() -> list[Model]:
+    """What the metafiles say of the models of configs; none in the small tier."""
+    if not has_openmmlab():
+        return []
+    from modelindex.load_model_index import load
+
+    index = load(str(index_root() / INDEX))
+    index.build_models_with_collections()
+    return list(index.models)
+
+
+def _described(**content: Any) -> Model:
+    """An entry of the index; in the small tier a plain one of the same fields."""
+    if not has_openmmlab():
+        return SimpleNamespace(**content, results=None, filepath=None)
     from modelindex.models.Model import Model
 
+    return Model(**content)
+
+
+def _shipped() -> list[Model]:
+    """What the folders of the shipped models say of them."""
     models = []
     for name in shipped_models():
         folder = FOLDER / name
         metadata = read_data(folder / CONFIG)['metadata']  # our own: nothing to check
         models.append(
-            Model(
+            _described(
                 name=name,
                 metadata={
                     'Parameters': metadata['parameters'],
@@ -98,6 +114,13 @@ def model_info(name: str) -> Model:
     """
     models = _models()
     if name.lower() not in models:
+        if not has_openmmlab():
+            raise MissingExtra(
+                f'model="{name}" is no folder, and none of the models that come with '
+                f'the package ({", ".join(models)}); the models of configs need '
+                f'OpenMMLab: {COMMAND}.',
+                name='mmengine',
+            )
         import difflib
 
         close = difflib.get_close_matches(name.lower(), models, n=3, cutoff=0.4)

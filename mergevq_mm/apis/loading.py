@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.device import get_device
 from torch import nn
 
+from ..base.config import Config
+from ..base.process import get_device
 from ..utils.shipped import find_model
 from .model import get_model, load_weights
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from torch import Tensor, nn
 
+from ..base.config import Config
 from ..utils.building import check_described, described_by
 from ..utils.checkpoint import get_state_dict, load_pretrained, normalize_keys
 from ..utils.checkpoint_file import load_checkpoint_file

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import nn
 
+from ..base.config import Config
+from ..base.registry import DefaultScope
+from ..base.tier import has_openmmlab, needs_training
 from ..utils.building import check_described
 from ..utils.checkpoint import normalize_keys
 from ..utils.data_config import is_data, read_data
@@ -39,8 +40,6 @@ def read_model_config(model: str | os.PathLike | Config) -> tuple[Config, Any]:
             asks for more than one of our models.
         FileNotFoundError: If there is no such file.
     """
-    from ..utils.config import load_config
-
     info = None
     if isinstance(model, Config):
         config = copy.deepcopy(model)
@@ -51,15 +50,24 @@ def read_model_config(model: str | os.PathLike | Config) -> tuple[Config, Any]:
         if isinstance(metadata, Mapping) and 'preparation' in metadata:
             config.metadata = {'preparation': metadata['preparation']}
     elif Path(model).suffix == '.py':
-        config = load_config(model)
+        config = _script(model)
     else:
         info = model_info(str(model))
-        config = load_config(info.config)
+        config = _script(info.config)
     if not isinstance(config.get('model'), Mapping):
         raise ValueError(
             f'{model!r} has no model; give a config with model=dict(type=...).'
         )
     return config, info
+
+
+def _script(path: str | os.PathLike) -> Config:
+    """The content of a config that is a script, which mmengine runs."""
+    if not has_openmmlab():
+        raise needs_training(f'The config "{path}", a script,')
+    from ..utils.config import load_config
+
+    return load_config(path)
 
 
 def complete_model(config: Config) -> None:

@@ -13,10 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config
 
+from ..base.config import Config
+from ..base.tier import MissingExtra, has_openmmlab
 from ..utils.images import MAX_PIXELS, WHITE
 from .image_inputs import check_size, fit_pixels
+from .plain_transforms import pad as pad_pixels
+from .plain_transforms import plain_transform
+from .plain_transforms import resize as resize_pixels
 
 MAX_POSITIONS = 8192  # of an image; what attention takes grows with their square
 
@@ -175,7 +179,7 @@ class Preparation:
         try:
             steps = self._built(wanted, fit)
             made = _run(steps, pixels) if steps else None
-        except MemoryError:
+        except (MemoryError, MissingExtra):
             raise
         except Exception as error:  # transforms raise nearly every type there is
             raise ValueError(
@@ -228,9 +232,9 @@ class Preparation:
 
     def _build(self, size: int, fit: str) -> list[Callable[[dict], dict]]:
         """The transforms for a size; none where the pipeline brings to no size."""
-        from mmengine.registry import DefaultScope
-
         from mergevq_mm.registry import TRANSFORMS
+
+        from ..base.registry import DefaultScope
 
         kinds = [_kind(step) for step in self.steps]
         sized = {'ResizeEdge', 'Resize', 'RandomCrop', 'CenterCrop'} & set(kinds)
@@ -244,6 +248,9 @@ class Preparation:
             if kind == 'RandomCrop':
                 resized = any(name.startswith('Resize') for name in kinds)
                 built.append(functools.partial(_place, step, fit, not resized))
+                continue
+            if not has_openmmlab():
+                built.append(plain_transform(step))
                 continue
             with DefaultScope.overwrite_default_scope(self.scope):
                 built.append(TRANSFORMS.build(step))
@@ -281,8 +288,6 @@ def _place(step: dict, fit: str, resize: bool, results: dict) -> dict:
     size is first resized to what fits between the padding, unless it is as large as the
     crop already; then the centre is taken.
     """
-    import mmcv
-
     image, size = results['img'], step['crop_size']
     size = (size, size) if isinstance(size, int) else tuple(size)
     left, top, right, bottom = _borders(step.get('padding'))
@@ -294,13 +299,11 @@ def _place(step: dict, fit: str, resize: bool, results: dict) -> dict:
         rows, columns = (
             max(n, round(m * scale)) for n, m in zip(room, image.shape[:2], strict=True)
         )
-        image = mmcv.imresize(
-            image, (columns, rows), interpolation='lanczos', backend='pillow'
-        )
+        image = resize_pixels(image, (columns, rows), 'lanczos')
     if _covers(size, image) > 1:
         grey = step.get('pad_val', 0)
         grey = tuple(grey) if isinstance(grey, list) else grey  # as JSON has it
-        image = mmcv.impad(image, padding=(left, top, right, bottom), pad_val=grey)
+        image = pad_pixels(image, (left, top, right, bottom), grey)
     if fit == 'crop':
         image = _centre(image, *map(min, size, image.shape[:2]))
     return {**results, 'img': image, 'img_shape': image.shape[:2]}

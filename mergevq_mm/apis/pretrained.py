@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from torch import nn
 
+from ..base.config import Config
 from ..utils.building import check_described, described_by
 from ..utils.checkpoint_file import load_checkpoint_file
 from ..utils.export import CONFIG, check_fit, fill, read_config, tensor_shapes

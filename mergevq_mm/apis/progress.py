@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
+from ..utils.clock import clock
+
 T = TypeVar('T')
 
 
@@ -33,8 +35,6 @@ def track(
         T: What was to be passed on. Work of less than an interval writes nothing
         without a terminal.
     """
-    from mergevq_mm.engine.hooks.progress_hook import clock
-
     file = file or sys.stderr
     terminal = file.isatty()
     interval = min(interval, 0.5) if terminal else interval

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from torch import nn
 
+from ..base.config import Config
 from ..utils.building import build_on_meta
 from ..utils.export import check_fit, read_config, replaced_folder, write_files
 from ..utils.published import (

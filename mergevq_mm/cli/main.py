@@ -120,7 +120,9 @@ def sentence(error: Exception) -> str:
         str: Without line breaks.
     """
     text = ' '.join(str(error).split())
-    if isinstance(error, (ValueError, FileNotFoundError)) and text:
+    from mergevq_mm.base.tier import MissingExtra
+
+    if isinstance(error, (ValueError, FileNotFoundError, MissingExtra)) and text:
         return text
     kind = type(error).__name__
     return f'{kind}: {text or "nothing more is known"} (--debug shows where).'

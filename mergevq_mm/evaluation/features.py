@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from mmengine.config import Config
-
+    from mergevq_mm.base.config import Config
     from mergevq_mm.models.backbones import MergeVQEncoder
     from mergevq_mm.models.quantizers import LFQ
     from mergevq_mm.models.utils.budget import Budget

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
-from mmengine.logging import print_log
+
+from mergevq_mm.base.process import all_reduce, print_log
 
 
 def check_weights_path(path_or_url: str | None, argument: str) -> None:

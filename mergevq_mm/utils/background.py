@@ -12,7 +12,7 @@ from collections.abc import Callable
 from mmengine.fileio import register_backend
 from mmengine.logging import print_log
 
-from .fileio import AtomicLocalBackend
+from .atomic_backend import AtomicLocalBackend
 
 
 class BackgroundJob:

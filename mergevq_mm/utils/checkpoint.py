@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.logging import MMLogger, print_log
 from torch import nn
 
+from ..base.process import is_in_run, print_log
+from ..base.tier import has_openmmlab
 from .checkpoint_file import (
     fetch_file,
     find_latest_checkpoint,
@@ -81,6 +82,8 @@ def plain_state_dict(module: nn.Module) -> dict[str, Any]:
     Returns:
         dict[str, Any]: Names and values; nothing is copied.
     """
+    if not has_openmmlab():
+        return dict(module.state_dict())
     from mmengine.runner.checkpoint import get_state_dict as unwrapped_state
 
     return unwrapped_state(module)
@@ -207,9 +210,7 @@ def _few(keys: Mapping[str, Any], count: int = 3) -> str:
 
 def _log_report(module: nn.Module, source: str, report: LoadReport) -> None:
     """Log what was loaded in one line; of a whole model, in a run alone."""
-    # mmengine makes a logger of its own name where no run has made one.
-    in_run = set(MMLogger._instance_dict) - {'mmengine'}
-    if not (report.missing or report.unexpected or in_run):
+    if not (report.missing or report.unexpected or is_in_run()):
         return  # somebody draws or encodes, and all is as it should be
     text = f'Loaded {len(report.matched)} tensors from {source} into '
     text += type(module).__name__

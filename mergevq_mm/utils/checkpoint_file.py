@@ -58,8 +58,12 @@ def fetch_file(path_or_url: str | os.PathLike) -> Path:
             )
         return path
 
-    from mmengine.dist import barrier, get_local_rank, is_distributed
-    from mmengine.logging import print_log
+    from ..base.process import (
+        barrier,
+        get_local_rank,
+        is_distributed,
+        print_log,
+    )
 
     path, digits = _place_in_cache(name)
     problem = None
@@ -254,7 +258,7 @@ def find_latest_checkpoint(path: str | os.PathLike) -> str | None:
     Raises:
         UnusableCheckpoint: If there are checkpoints and all of them are damaged.
     """
-    from mmengine.logging import print_log
+    from ..base.process import print_log
 
     folder, named = Path(path), None
     record = folder / 'last_checkpoint'

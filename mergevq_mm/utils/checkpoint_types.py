@@ -20,7 +20,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-from mmengine.utils import digit_version
+
+from ..base.tier import has_openmmlab
 
 _CODES = frozenset('b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 c8 c16'.split())
 _TEXTS = re.compile(r'[SU]\d{1,5}')
@@ -85,14 +86,16 @@ class _History:
         self.state = state
 
     def revive(self) -> Any:
-        from mmengine.logging import HistoryBuffer  # heavy, and this room is light
-
         state = self.state if type(self.state) is dict else {}
         length = state.get('max_length')
         found = [state.get(name) for name in ('_log_history', '_count_history')]
         logs, counts = (a.revive() if type(a) is _Array else None for a in found)
         if type(length) is not int or logs is None or counts is None:
             raise pickle.UnpicklingError('a HistoryBuffer without content')
+        if not has_openmmlab():
+            return {'logs': logs, 'counts': counts}
+        from mmengine.logging import HistoryBuffer  # heavy, and this room is light
+
         buffer = HistoryBuffer(max_length=length)
         buffer._log_history, buffer._count_history = logs, counts
         return buffer
@@ -164,10 +167,15 @@ for _package in ('core', '_core'):  # numpy 1 and 2 name its module otherwise
     _STAND_INS[f'numpy.{_package}.multiarray.scalar'] = _scalar
 
 
+def _version(text: str) -> tuple[int, ...]:
+    """The first two numbers of a version."""
+    return tuple(int(number) for number in text.split('.')[:2])
+
+
 @contextlib.contextmanager
 def harmless_globals() -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` know the stand-ins, and less of torch."""
-    if digit_version(torch.__version__) < digit_version('2.6'):
+    if _version(torch.__version__) < (2, 6):
         yield  # has no list of renamed globals
         return
     from torch import _weights_only_unpickler as unpickler

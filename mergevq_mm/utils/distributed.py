@@ -17,7 +17,7 @@ def unwrap(module: nn.Module) -> nn.Module:
         nn.Module: The module itself.
     """
     # Heavy, and this room is light.
-    from mmengine.model import BaseTTAModel, is_model_wrapper
+    from ..base.module import BaseTTAModel, is_model_wrapper
 
     while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
         module = module.module

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pprint
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..base.tier import has_openmmlab
 from ..version import __version__
 from .checkpoint_file import damaged, fetch_file, load_checkpoint_file
 from .checkpoint_format import FORMAT, check_format
@@ -272,19 +274,20 @@ def tensor_shapes(path: str | os.PathLike) -> dict[str, Tensor]:
 
 def config_text(model: Mapping[str, Any]) -> str:
     """The config as a python file of OpenMMLab."""
+    content = {
+        'default_scope': 'mmpretrain',
+        'custom_imports': {
+            'imports': ['mergevq_mm'],
+            'allow_failed_imports': False,
+        },
+        'model': dict(model),
+    }
+    if not has_openmmlab():  # the same content, set in another way
+        lines = (f'{name} = {pprint.pformat(content[name])}\n' for name in content)
+        return ''.join(lines)
     from mmengine.config import Config
 
-    config = Config(
-        {
-            'default_scope': 'mmpretrain',
-            'custom_imports': {
-                'imports': ['mergevq_mm'],
-                'allow_failed_imports': False,
-            },
-            'model': dict(model),
-        }
-    )
-    return config.pretty_text
+    return Config(content).pretty_text
 
 
 def model_card(model: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from mmengine import fileio
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from ..base import fileio
 from .download import read_address
 
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF')

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Mapping, MutableMapping
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor
+
+from ..base.process import print_log
 
 ORDER = 'order.weight'
 # What every neck has had, to be told from another part with an ``order``.

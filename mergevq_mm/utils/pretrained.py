@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mmengine.model import BaseModule
-
+from ..base.module import BaseModule
 from .checkpoint import load_pretrained
 
 

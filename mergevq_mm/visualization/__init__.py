@@ -1,10 +1,12 @@
 """Merge maps, strips, grids, plots; and backends that follow a resumed run."""
 
-from .backends import RunTensorboardBackend, RunWandbBackend
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ..base.tier import has_openmmlab, require
 from .budgets import BudgetImage, budget_sheet
-from .cache import CacheTrace, cache_figure, trace_cache
-from .code_usage import code_usage_figure
-from .curves import curves_figure, find_logs, read_curves
 from .grids import reconstruction_grid, sample_grid, save_png, tile, to_uint8
 from .merge_map import distinct_colours, draw_merge_map, mean_colours, palette
 from .merging import (
@@ -18,9 +20,30 @@ from .merging import (
     shade_region,
 )
 from .neighbours import Neighbours, nearest_images, neighbour_sheet
-from .plots import figure_image
 from .sheets import SheetRow, contact_sheet
 from .strips import strip
+
+if TYPE_CHECKING or has_openmmlab():  # registered by the import of this room
+    from .backends import RunTensorboardBackend, RunWandbBackend
+if TYPE_CHECKING:  # for editors; at run time they come on first access
+    from .cache import CacheTrace, cache_figure, trace_cache
+    from .code_usage import code_usage_figure
+    from .curves import curves_figure, find_logs, read_curves
+    from .plots import figure_image
+
+# Name -> module: plots need matplotlib, which the small tier does not have.
+_LAZY = {
+    'CacheTrace': 'cache',
+    'RunTensorboardBackend': 'backends',
+    'RunWandbBackend': 'backends',
+    'cache_figure': 'cache',
+    'code_usage_figure': 'code_usage',
+    'curves_figure': 'curves',
+    'figure_image': 'plots',
+    'find_logs': 'curves',
+    'read_curves': 'curves',
+    'trace_cache': 'cache',
+}
 
 __all__ = [
     'BudgetImage',
@@ -59,3 +82,13 @@ __all__ = [
     'to_uint8',
     'trace_cache',
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what plots and what logs on first access (PEP 562)."""
+    if name in _LAZY:
+        if _LAZY[name] != 'backends':
+            require('matplotlib', name)
+        module = importlib.import_module(f'{__name__}.{_LAZY[name]}')
+        return getattr(module, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import colorsys
 
-import cv2
 import numpy as np
+
+from .pixels import dilate, grey, lab
 
 # CIE Lab distance from which two colours are taken to be well apart.
 _APART = 40.0
@@ -68,8 +69,8 @@ def distinct_colours(group: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
         np.ndarray: K×3 uint8, RGB.
     """
     colours = palette()
-    lab = cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
-    distance = np.linalg.norm(lab[:, None] - lab[None], axis=-1)  # 30×30
+    places = lab(colours)
+    distance = np.linalg.norm(places[:, None] - places[None], axis=-1)  # 30×30
     touch = neighbours(group, grid)
     chosen = np.zeros(len(touch), dtype=np.int64)
     used = np.zeros(len(colours), dtype=np.int64)
@@ -131,12 +132,10 @@ def group_borders(labels: np.ndarray, width: int = 1) -> np.ndarray:
     Returns:
         np.ndarray: H×W bool.
     """
-    border = np.zeros(labels.shape, dtype=np.uint8)
+    border = np.zeros(labels.shape, dtype=bool)
     border[1:] |= labels[1:] != labels[:-1]
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    if width > 1:
-        border = cv2.dilate(border, np.ones((width, width), np.uint8))
-    return border.astype(bool)
+    return dilate(border, width)
 
 
 def draw_merge_map(
@@ -180,8 +179,8 @@ def draw_merge_map(
     picture = enlarge(image, scale or default_scale(image.shape[:2]))
     labels = pixel_groups(group, grid, picture.shape[:2])
     # Hues go over a grey picture, or its own colours would be taken for groups.
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
-    blended = (1 - opacity) * grey + opacity * table[labels]
+    dull = grey(picture)[..., None]
+    blended = (1 - opacity) * dull + opacity * table[labels]
     border = group_borders(labels, width=max(1, min(picture.shape[:2]) // 256))
     blended[border] = 255
     return blended.round().astype(np.uint8)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from mergevq_mm.base.tier import require
 from mergevq_mm.evaluation.functional.image_quality import psnr
 
 from .grids import to_uint8
@@ -22,6 +22,7 @@ from .merge_map import (
     mean_colours,
     pixel_groups,
 )
+from .pixels import dilate, grey, resize_cubic
 from .strips import strip
 
 
@@ -41,7 +42,7 @@ def outline_groups(
     """
     picture = smooth_enlarge(image, scale)
     border = group_borders(pixel_groups(group, grid, picture.shape[:2]))
-    rim = cv2.dilate(border.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    rim = dilate(border, 3)
     outlined = picture.copy()
     outlined[rim] = outlined[rim] // 2  # a white line would vanish on white fur
     outlined[border] = 255
@@ -210,7 +211,7 @@ def smooth_enlarge(image: np.ndarray, scale: int) -> np.ndarray:
     if scale == 1 or min(image.shape[:2]) < 64:
         return enlarge(image, scale)
     size = (image.shape[1] * scale, image.shape[0] * scale)
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    return resize_cubic(image, size)
 
 
 def draw_attention(
@@ -234,6 +235,7 @@ def draw_attention(
     Raises:
         ValueError: If there are more or fewer weights than positions.
     """
+    require('matplotlib', 'draw_attention')
     from matplotlib import colormaps
 
     attention = np.asarray(attention, dtype=np.float32)
@@ -246,10 +248,10 @@ def draw_attention(
     top = max(float(np.percentile(attention, 99)), 1e-12)
     share = np.clip(attention.reshape(grid) / top, 0, 1)
     size = (picture.shape[1], picture.shape[0])
-    share = np.clip(cv2.resize(share, size, interpolation=cv2.INTER_CUBIC), 0, 1)
+    share = np.clip(resize_cubic(share, size), 0, 1)
     heat = colormaps['inferno'](share)[..., :3] * 255
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32)
-    return (0.35 * grey + 0.65 * heat).round().astype(np.uint8)
+    dull = grey(picture)[..., None].astype(np.float32)
+    return (0.35 * dull + 0.65 * heat).round().astype(np.uint8)
 
 
 def attention_strip(
@@ -291,11 +293,10 @@ def _grown(
     company = (np.bincount(group) > 1)[group]
     labels = pixel_groups(group, grid, picture.shape[:2])
     merged = pixel_groups(company.astype(np.int64), grid, picture.shape[:2]) > 0
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
-    blended = grey.astype(np.float32)
+    blended = grey(picture)[..., None].repeat(3, axis=2).astype(np.float32)
     blended[merged] = 0.3 * blended[merged] + 0.7 * colours[merged]
     border = group_borders(labels)
-    beside = cv2.dilate(merged.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    beside = dilate(merged, 3)
     blended[border & beside] = 255
     return blended.round().astype(np.uint8)
 

@@ -75,8 +75,10 @@ def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
     """Pillow's font; for a text such as a file's name, which it may lack, another."""
     if text.isascii():
         return ImageFont.load_default(size=size)
-    from matplotlib import get_data_path
-
+    try:
+        from matplotlib import get_data_path
+    except ModuleNotFoundError:  # of the train tier
+        return ImageFont.load_default(size=size)
     return ImageFont.truetype(f'{get_data_path()}/fonts/ttf/DejaVuSans.ttf', size)
 
 

@@ -317,7 +317,8 @@ def test_edit(
 
 
 def test_models(capsys: pytest.CaptureFixture) -> None:
-    assert _run(capsys, 'models', 'mergevq_r').split() == ['mergevq_r', 'mergevq_r_k64']
+    names = ['mergevq_r', 'mergevq_r_emoji', 'mergevq_r_k64']
+    assert _run(capsys, 'models', 'mergevq_r').split() == names
     line = _run(capsys, 'models', 'mergevq_r_k64', '--paths')
     assert line.split()[1].endswith('configs/mergevq_r_k64.py')
     assert _run(capsys, '--version').strip() == mergevq_mm.__version__

@@ -13,7 +13,7 @@ from rich.console import Console
 from tiny_gan import make_runner
 
 from mergevq_mm.engine.hooks import ProgressHook, progress_hook
-from mergevq_mm.engine.hooks.progress_hook import clock
+from mergevq_mm.utils.clock import clock
 
 
 def read_log(folder: Path) -> list[str]:

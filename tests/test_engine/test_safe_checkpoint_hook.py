@@ -14,7 +14,7 @@ import torch
 from mmengine.logging import MessageHub
 from toy_run import Score, assert_same_run, make_runner
 
-from mergevq_mm.utils import fileio
+from mergevq_mm.utils import atomic_backend, fileio
 
 
 def files(folder):
@@ -61,7 +61,9 @@ def test_what_a_kill_left_outdated_goes_when_resumed(tmp_path, monkeypatch):
     """Also where it could not be deleted; nothing else of the folder does."""
     options = dict(checkpoint=dict(max_keep_ckpts=1))
     with monkeypatch.context() as patch:  # neither is deleted
-        patch.setattr(fileio.AtomicLocalBackend, 'remove_outdated', lambda *_: None)
+        patch.setattr(
+            atomic_backend.AtomicLocalBackend, 'remove_outdated', lambda *_: None
+        )
         make_runner(tmp_path, epochs=3, **options).train()
     (tmp_path / 'epoch_0.pth').write_bytes(b'of somebody')
     expected = ['epoch_0.pth', 'epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
@@ -131,7 +133,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[2])
 import mergevq_mm
 from pathlib import Path
-from mergevq_mm.utils import fileio
+from mergevq_mm.utils import atomic_backend, fileio
 from toy_run import make_runner
 real, saves = os.replace, [0]
 

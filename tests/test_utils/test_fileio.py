@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from mergevq_mm.utils import fileio
+from mergevq_mm.utils import atomic_backend, fileio
 
 
 def test_write_replaces_and_leaves_no_rest(tmp_path):
@@ -94,7 +94,7 @@ def test_what_a_kill_left_is_cleared(tmp_path):
 
 
 def test_removal_waits(tmp_path):
-    backend = fileio.AtomicLocalBackend()
+    backend = atomic_backend.AtomicLocalBackend()
     paths = [str(tmp_path / name) for name in 'ab']
     for path in paths:
         backend.put(b'x', path)
@@ -106,12 +106,14 @@ def test_removal_waits(tmp_path):
 
 
 def test_what_cannot_be_deleted_is_tried_again(tmp_path, monkeypatch):
-    backend, path = fileio.AtomicLocalBackend(), str(tmp_path / 'a')
+    backend, path = atomic_backend.AtomicLocalBackend(), str(tmp_path / 'a')
     backend.put(b'x', path)
     backend.remove(path)
     told, remove = [], os.remove
     monkeypatch.setattr(
-        fileio, 'print_log', lambda text, logger, level: told.append((text, level))
+        atomic_backend,
+        'print_log',
+        lambda text, logger, level: told.append((text, level)),
     )
 
     def refuse(name):

@@ -51,7 +51,7 @@ class Progress:
 
     def __call__(self, done: int) -> None:
         """Tell how far it is."""
-        from mergevq_mm.engine.hooks.progress_hook import clock
+        from mergevq_mm.utils.clock import clock
 
         now = time.monotonic()
         if done < self.total and now - self.last < 10:

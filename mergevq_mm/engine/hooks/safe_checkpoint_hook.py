@@ -13,12 +13,9 @@ from mmengine.runner import Runner
 
 from mergevq_mm.evaluation.better import better_rule
 from mergevq_mm.registry import HOOKS
+from mergevq_mm.utils.atomic_backend import AtomicLocalBackend
 from mergevq_mm.utils.background import BackgroundJob, Snapshots
-from mergevq_mm.utils.fileio import (
-    AtomicLocalBackend,
-    clear_temporary,
-    write_atomically,
-)
+from mergevq_mm.utils.fileio import clear_temporary, write_atomically
 
 from .run_state_hook import RunStateHook
 

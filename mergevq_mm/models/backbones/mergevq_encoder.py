@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmengine.utils import to_2tuple
-from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor, nn
 
+from mergevq_mm.base.algorithm import BaseBackbone
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.pretrained import init_pretrained
 
@@ -118,7 +117,8 @@ class MergeVQEncoder(BaseBackbone):
         self.out_indices = read_indices(out_indices, self.num_layers)
         check_stages(self.out_stages, len(self.stem.stage_channels))
 
-        self.img_size = to_2tuple(img_size)
+        pair = isinstance(img_size, Sequence)
+        self.img_size = img_size if pair else (img_size, img_size)
         self.grid = self.grid_of(*self.img_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         self.pos_embed: nn.Parameter | None = None

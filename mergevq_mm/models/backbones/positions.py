@@ -6,11 +6,8 @@ import math
 from typing import Any
 
 import torch
-from mmpretrain.models.utils import (
-    build_2d_sincos_position_embedding,
-    resize_pos_embed,
-)
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def sincos_positions(grid: tuple[int, int], dims: int) -> Tensor:
@@ -32,9 +29,15 @@ def sincos_positions(grid: tuple[int, int], dims: int) -> Tensor:
             'cosine of row and column each take a quarter.'
         )
     rows, columns = grid
-    # mmpretrain's runs through the heights fastest: named the other way round, it
-    # runs through the columns, as a raster does.
-    return build_2d_sincos_position_embedding((columns, rows), dims)
+    rank = torch.arange(dims // 4, dtype=torch.float32) / (dims // 4)
+    rate = 1.0 / 10000.0**rank
+    places = torch.meshgrid(
+        torch.arange(rows, dtype=torch.float32),
+        torch.arange(columns, dtype=torch.float32),
+        indexing='ij',
+    )
+    row, column = (torch.outer(place.flatten(), rate) for place in places)
+    return torch.cat([row.sin(), row.cos(), column.sin(), column.cos()], dim=1)[None]
 
 
 def resize_positions(
@@ -50,7 +53,13 @@ def resize_positions(
     Returns:
         Tensor: 1×L'×D.
     """
-    return resize_pos_embed(table, source, target, 'bicubic', num_extra_tokens=0)
+    if tuple(source) == tuple(target):
+        return table
+    on_grid = table.unflatten(1, tuple(source)).permute(0, 3, 1, 2)  # 1×D×h×w
+    resized = F.interpolate(
+        on_grid.float(), tuple(target), mode='bicubic', align_corners=False
+    )
+    return resized.flatten(2).transpose(1, 2).to(table.dtype).contiguous()
 
 
 def fit_loaded_positions(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmengine.model import BaseModule
 from torch import Tensor, nn
+
+from mergevq_mm.base.module import BaseModule
 
 from ..utils.convolution import (
     ResidualBlock,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from mmengine.model import BaseModel, MMDistributedDataParallel
-from mmengine.optim import OptimWrapper
 from torch import Tensor
 
+from mergevq_mm.base.module import BaseModel, MMDistributedDataParallel
 from mergevq_mm.registry import MODEL_WRAPPERS
 
 from ..utils.finite import all_finite, guarded_update
+
+if TYPE_CHECKING:
+    from mmengine.optim import OptimWrapper
 
 
 def guarded_train_step(

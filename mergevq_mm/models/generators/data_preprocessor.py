@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.model import BaseDataPreprocessor
-from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from mergevq_mm.base.module import BaseDataPreprocessor
 from mergevq_mm.registry import MODELS
 
 
@@ -58,6 +57,8 @@ class GeneratorDataPreprocessor(BaseDataPreprocessor):
         if training:
             images = images.flip(1) if self.to_rgb else images
             return {'inputs': images / 127.5 - 1, 'data_samples': samples}
+        from mmengine.structures import BaseDataElement
+
         real = BaseDataElement()
         real.set_data({'gt_img': images if self.to_rgb else images.flip(1)})
         return {'inputs': images, 'data_samples': real}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.dist import get_rank, get_world_size
-from mmengine.structures import BaseDataElement
 from torch import Tensor
+
+from mergevq_mm.base.process import get_rank, get_world_size
 
 from .sampling import sample_seeds
 from .structures import SampledCodes
+
+if TYPE_CHECKING:
+    from mmengine.structures import BaseDataElement
 
 # The sampler of mmagic's generative metrics sends the first three.
 KEYS = (

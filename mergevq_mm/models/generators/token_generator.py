@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.logging import MessageHub
-from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper
-from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from mergevq_mm.base.module import BaseModel
+from mergevq_mm.base.process import current_iteration
 from mergevq_mm.registry import MODELS
 
 from ..utils.keep_sampling import KeepSampler
@@ -27,6 +25,10 @@ from .generation_request import (
     seeds_of,
 )
 from .structures import CodeBatch, SampledCodes
+
+if TYPE_CHECKING:
+    from mmengine.optim import OptimWrapper
+    from mmengine.structures import BaseDataElement
 
 
 class TokenGenerator(BaseModel):
@@ -129,7 +131,7 @@ class TokenGenerator(BaseModel):
     @property
     def iteration(self) -> int:
         """Number of the current training iteration; 0 outside a run."""
-        return MessageHub.get_current_instance().get_info('iter', 0)
+        return current_iteration()
 
     def train(self, mode: bool = True) -> TokenGenerator:
         """Training or evaluation mode; images are counted from 0 again."""

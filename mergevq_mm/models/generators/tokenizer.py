@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint import load_pretrained
-from mergevq_mm.utils.config import load_config
 from mergevq_mm.utils.data_config import is_data, read_data
 from mergevq_mm.utils.older_neck import ORDER
 from mergevq_mm.utils.published import data_model
@@ -321,6 +320,8 @@ def read_parts(model: dict | str | os.PathLike) -> dict[str, Any]:
         if is_data(model):  # held to what a published folder may say
             model = data_model(read_data(model), model)
         else:
+            from mergevq_mm.utils.config import load_config
+
             model = load_config(model).get('model') or {}
     missing = [name for name in PARTS if not model.get(name)]
     if missing:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 
 LOSSES = {

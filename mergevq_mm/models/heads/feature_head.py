@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from mmengine.model import BaseModule
-from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
+
+if TYPE_CHECKING:
+    from mmpretrain.structures import DataSample
 
 
 @MODELS.register_module()
@@ -48,6 +51,8 @@ class FeatureHead(BaseModule):
         Returns:
             list[DataSample]: ``feature`` is D.
         """
+        from mmpretrain.structures import DataSample
+
         feature = self(feats)
         samples = data_samples or [None] * len(feature)
         found = []

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 
 from ..losses import SourceRecoveryLoss, nonsaturating_generator_loss

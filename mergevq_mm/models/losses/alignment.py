@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce
-from mmengine.model import BaseModule
 from torch import Tensor
 
+from mergevq_mm.base.module import BaseModule
+from mergevq_mm.base.process import all_reduce
 from mergevq_mm.registry import MODELS
 
 

@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint import load_checkpoint_file
 

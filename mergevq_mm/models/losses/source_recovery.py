@@ -7,9 +7,9 @@ cross-entropy over K is the loss and the binary one can be added (spec section 7
 from __future__ import annotations
 
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 
 from ..utils.group_map import source_accuracy

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.pretrained import init_pretrained
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.older_neck import complete_older_neck
 

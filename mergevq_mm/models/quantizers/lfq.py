@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from mmengine.dist import get_world_size
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
+from mergevq_mm.base.module import BaseModule
+from mergevq_mm.base.process import get_world_size
 from mergevq_mm.registry import MODELS
 
 from ..utils.convolution import group_norm

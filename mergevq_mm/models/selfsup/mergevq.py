@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from mergevq_mm.registry import MODELS
@@ -37,6 +36,9 @@ from .mergevq_checks import (
     read_test_keep,
 )
 from .two_sided import TwoSidedModel
+
+if TYPE_CHECKING:
+    from mmpretrain.structures import DataSample
 
 
 @MODELS.register_module()
@@ -361,6 +363,8 @@ class MergeVQ(TwoSidedModel):
             ``index`` (K) and ``group`` (L); where the source map is predicted, also
             ``predicted_image`` and ``predicted_group``.
         """
+        from mmpretrain.structures import DataSample
+
         if isinstance(inputs, (list, tuple)):
             inputs = inputs[0]
         samples = data_samples or [DataSample() for _ in inputs]

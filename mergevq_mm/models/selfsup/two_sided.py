@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
-from mmengine.logging import MessageHub
-from mmengine.optim import OptimWrapperDict
-from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from torch import Tensor, nn
 
+from mergevq_mm.base.algorithm import BaseSelfSupervisor
+from mergevq_mm.base.process import current_iteration
 from mergevq_mm.utils.distributed import unwrap
 
 from ..utils.finite import all_finite, copy_buffers, guarded_update, restore_buffers
+
+if TYPE_CHECKING:
+    from mmengine.optim import OptimWrapperDict
 
 
 class TwoSidedModel(BaseSelfSupervisor):
@@ -61,7 +64,7 @@ class TwoSidedModel(BaseSelfSupervisor):
     @property
     def iteration(self) -> int:
         """Number of the current training iteration; 0 outside a run."""
-        return MessageHub.get_current_instance().get_info('iter', 0)
+        return current_iteration()
 
     def train_step(
         self, data: dict, optim_wrapper: OptimWrapperDict

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from mmengine.logging import MessageHub
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.distributed import unwrap
 
@@ -35,6 +34,8 @@ class CosineAverage(MovingAverage):
 
     def share(self) -> float:
         """Share of the model in the next update, by the iteration of the run."""
+        from mmengine.logging import MessageHub
+
         hub = MessageHub.get_current_instance()
         iterations = hub.get_info('iter', -1) + 1
         done = iterations / max(hub.get_info('max_iters', 1), 1)

@@ -7,14 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import mmcv
 import numpy as np
 import torch
-from mmengine.dist import is_main_process
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from mergevq_mm.base.process import is_main_process, print_log
 from mergevq_mm.utils.images import find_files, image_endings, passed_over, read_image
 
 from .stored_teacher import write_targets
@@ -35,6 +33,8 @@ class _ImageFolder(Dataset):
         return len(self.keys)
 
     def __getitem__(self, item: int) -> Tensor:
+        import mmcv
+
         image = np.asarray(read_image(self.root / self.keys[item]))
         if self.image_size is not None:
             height, width = image.shape[:2]

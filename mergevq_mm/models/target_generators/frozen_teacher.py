@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 
 from ..utils.frozen import FrozenModel

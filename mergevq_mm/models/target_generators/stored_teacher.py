@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.array_file import ENDINGS, read_arrays, text_array
 from mergevq_mm.utils.fileio import write_atomically

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from mmengine.model import BaseModule
 from timm.layers import DropPath, LayerScale, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mergevq_mm.base.module import BaseModule
 
 from .token_merging import Matching, bipartite_matching, merge_tokens
 

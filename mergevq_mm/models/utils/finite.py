@@ -20,12 +20,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from mmengine.dist import all_reduce
-from mmengine.optim import ApexOptimWrapper, OptimWrapper
 from torch import Tensor, nn
+
+from mergevq_mm.base.process import all_reduce
+
+if TYPE_CHECKING:
+    from mmengine.optim import OptimWrapper
 
 
 def all_finite(losses: Mapping[str, Tensor | Sequence[Tensor]]) -> Tensor:
@@ -121,6 +124,8 @@ def guarded_update(optim_wrapper: OptimWrapper, loss: Tensor) -> Update:
     Returns:
         Update: Whether the gradients were finite, and whether the optimizer stepped.
     """
+    from mmengine.optim import ApexOptimWrapper
+
     scaled = hasattr(optim_wrapper, 'loss_scaler') or isinstance(
         optim_wrapper, ApexOptimWrapper
     )

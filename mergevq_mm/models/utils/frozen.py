@@ -10,9 +10,9 @@ from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mergevq_mm.base.module import BaseModule
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint import load_pretrained
 
@@ -114,7 +114,7 @@ class FrozenModel(BaseModule):
     def init_weights(self) -> None:
         """Builds the network and loads its weights, unless that is done already."""
         self._ready()
-        self._is_init = True
+        self.is_init = True
 
     def normalize(self, image: Tensor) -> Tensor:
         """Brings images B×3×H×W in [-1, 1] to what the network expects."""

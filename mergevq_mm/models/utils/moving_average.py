@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from mmengine.model import ExponentialMovingAverage
 from torch import nn
 
+from mergevq_mm.base.module import ExponentialMovingAverage
 from mergevq_mm.registry import MODELS
 
 

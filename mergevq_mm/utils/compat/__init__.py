@@ -13,8 +13,8 @@ file                   waits for                  needed where
 ``lending``            three modules of mmagic    diffusers dropped a name, or
                                                   albumentations is missing
 ``scipy_sqrtm``        mmagic's FID               scipy is 1.18 or newer
-``missing``            an import that fails       setuptools is 82 or newer; mmcv or
-                                                  mmagic is missing
+``missing``            an import that fails       setuptools is 82 or newer; a part
+                                                  of OpenMMLab is missing
 ``multimodal``         mmpretrain                 transformers is 4.52 or newer
 ``checkpoint_loading`` mmengine.runner            always (``weights_only=True``)
 ``gloo``               mmengine.dist              there is no GPU

@@ -12,13 +12,17 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+from ...base.tier import COMMAND, MissingExtra, has_openmmlab
 from .watching import exists
 
 # setuptools 82 dropped pkg_resources; mmengine imports and reloads it.
 _STAND_INS = {'pkg_resources': Path(__file__).with_name('pkg_resources_part.py')}
-# Neither mmcv nor mmcv-lite is required by this package, as they share a folder and who
-# has one must not get the other; mmagic is not, as it declares much that it never uses.
+# The small tier has none of them. mmcv and mmcv-lite share a folder: who has one must
+# not get the other; mmagic declares much that it never uses.
+_TRAIN = f'training, its configs, data sets and metrics need it: {COMMAND}'
 _REMEDIES = {
+    'mmengine': _TRAIN,
+    'mmpretrain': _TRAIN,
     'mmcv': (
         'mmpretrain needs it: pip install "mmcv-lite==2.1.0", or mmcv of that version '
         'with compiled operators; never both.'
@@ -46,7 +50,7 @@ class _LastFinder(MetaPathFinder):
                 fullname, _STAND_INS[fullname]
             )
         if fullname in _REMEDIES and _is_needed():
-            raise ModuleNotFoundError(_sentence(fullname), name=fullname)
+            raise MissingExtra(_sentence(fullname), name=fullname)
         return None
 
 
@@ -63,7 +67,8 @@ def _is_needed() -> bool:
 
 
 def _sentence(name: str) -> str:
-    return f'No module named {name!r}; {_REMEDIES[name]}'
+    small = name == 'mmcv' and not has_openmmlab()
+    return f'No module named {name!r}; {_TRAIN if small else _REMEDIES[name]}'
 
 
 _FINDER = _LastFinder()
@@ -97,7 +102,7 @@ def require_for_mmagic() -> None:
     """
     missing = [name for name in _OF_MMAGIC if not exists(name)]
     if missing:
-        raise ModuleNotFoundError(
+        raise MissingExtra(
             f'mmagic needs {", ".join(missing)}: pip install "mergevq_mm[mmagic]"',
             name=missing[0],
         )

@@ -7,12 +7,15 @@ imported at all where nobody asks for it. So they wait for it.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, Callable, Sequence
+
+from ...base.tier import exists
+
+__all__ = ['after_import', 'before_import', 'exists', 'find_spec']
 
 Action = Callable[[], Any]
 
@@ -84,23 +87,6 @@ def find_spec(
             if spec is not None:
                 return spec
     return None
-
-
-def exists(name: str) -> bool:
-    """Tell whether a module can be found; packages above it are imported.
-
-    Args:
-        name (str): Full name of a module.
-
-    Returns:
-        bool: Whether it is there.
-    """
-    if name in sys.modules:
-        return True
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # a package above it is missing
-        return False
 
 
 def before_import(name: str, action: Action) -> None:

@@ -1,0 +1,12 @@
+"""Configs: mmengine's, or those of the small tier."""
+
+from typing import TYPE_CHECKING
+
+from .tier import has_openmmlab
+
+if TYPE_CHECKING or has_openmmlab():
+    from mmengine.config import Config
+else:
+    from .small.config import Config
+
+__all__ = ['Config']
