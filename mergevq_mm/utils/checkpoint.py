@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import print_log
 from torch import nn
 
 from .checkpoint_file import (
@@ -205,11 +206,15 @@ def _few(keys: Mapping[str, Any], count: int = 3) -> str:
     return (names + ', …' if len(keys) > count else names) or 'none'
 
 
+def _in_run() -> bool:
+    """Whether a run has made a logger; mmengine makes one of its own name unasked."""
+    loaded = sys.modules.get('mmengine.logging')
+    return bool(loaded and set(loaded.MMLogger._instance_dict) - {'mmengine'})
+
+
 def _log_report(module: nn.Module, source: str, report: LoadReport) -> None:
     """Log what was loaded in one line; of a whole model, in a run alone."""
-    # mmengine makes a logger of its own name where no run has made one.
-    in_run = set(MMLogger._instance_dict) - {'mmengine'}
-    if not (report.missing or report.unexpected or in_run):
+    if not (report.missing or report.unexpected or _in_run()):
         return  # somebody draws or encodes, and all is as it should be
     text = f'Loaded {len(report.matched)} tensors from {source} into '
     text += type(module).__name__

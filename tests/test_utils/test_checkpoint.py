@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from torch import nn
 
 from mergevq_mm.utils import checkpoint as ckpt
@@ -109,10 +110,10 @@ def test_a_whole_load_is_told_in_runs_alone(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(ckpt, 'print_log', lambda text, logger: told.append(text))
     whole = ckpt.LoadReport(matched=['a'], missing=[], unexpected=[])
     for loggers, number in (({}, 0), ({'mmengine': 1}, 0), ({'run_1': 1}, 1)):
-        monkeypatch.setattr(ckpt.MMLogger, '_instance_dict', loggers)
+        monkeypatch.setattr(MMLogger, '_instance_dict', loggers)
         ckpt._log_report(nn.Identity(), 'a.pth', whole)
         assert len(told) == number
     part = ckpt.LoadReport(matched=['a'], missing=['b'], unexpected=[])
-    monkeypatch.setattr(ckpt.MMLogger, '_instance_dict', {})
+    monkeypatch.setattr(MMLogger, '_instance_dict', {})
     ckpt._log_report(nn.Identity(), 'a.pth', part)
     assert told[-1] == 'Loaded 1 tensors from a.pth into Identity; 1 missing (b).'
