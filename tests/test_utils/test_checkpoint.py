@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from torch import nn
 
 from mergevq_mm.utils import checkpoint as ckpt
@@ -102,3 +103,17 @@ def test_check_state_dict_matches_normalises_or_raises():
     assert content['state_dict'].keys() == net.state_dict().keys()
     with pytest.raises(ValueError, match='fills none of the 4 keys of Sequential'):
         ckpt.check_state_dict_matches(net, dict(state_dict=dict(x=torch.ones(1))))
+
+
+def test_a_whole_load_is_told_in_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(ckpt, 'print_log', lambda text, logger: told.append(text))
+    whole = ckpt.LoadReport(matched=['a'], missing=[], unexpected=[])
+    for loggers, number in (({}, 0), ({'mmengine': 1}, 0), ({'run_1': 1}, 1)):
+        monkeypatch.setattr(MMLogger, '_instance_dict', loggers)
+        ckpt._log_report(nn.Identity(), 'a.pth', whole)
+        assert len(told) == number
+    part = ckpt.LoadReport(matched=['a'], missing=['b'], unexpected=[])
+    monkeypatch.setattr(MMLogger, '_instance_dict', {})
+    ckpt._log_report(nn.Identity(), 'a.pth', part)
+    assert told[-1] == 'Loaded 1 tensors from a.pth into Identity; 1 missing (b).'

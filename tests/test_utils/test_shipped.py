@@ -13,6 +13,7 @@ from mergevq_mm.apis import hub
 from mergevq_mm.cli.commands import model_arguments
 from mergevq_mm.cli.main import parse_args
 from mergevq_mm.utils import shipped
+from mergevq_mm.utils.export import model_card
 from mergevq_mm.utils.shipped import FOLDER, find_model
 
 
@@ -73,6 +74,8 @@ def test_photographs_are_small_and_come_back() -> None:
     assert sum(path.stat().st_size for path in files) < 4_000_000
     reconstruct = mergevq_mm.ReconstructionInferencer('photos', device='cpu')
     cat = data.chelsea()
+    card = model_card({'type': 'mergevq_mm.MergeVQ'}, {'parts': {}, 'parameters': 0})
+    assert card.count('- mergevq\n') == 1  # a tag
     asked = {1.0: 27.9, 0.5625: 26.8, 0.25: 25.5}  # dB, as measured
     one = reconstruct(cat, keep=list(asked), size=96)[0]
     assert one['original'].shape == (96, 144, 3)
