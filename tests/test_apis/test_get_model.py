@@ -44,7 +44,8 @@ def test_names() -> None:
     names = mergevq_mm.list_models()
     assert names == sorted(names)
     assert {'mergevq_g', 'mergevq_g+r', 'mergevq_r', 'mergear_l_g+r'} <= set(names)
-    assert mergevq_mm.list_models('mergevq_r') == ['mergevq_r', 'mergevq_r_k64']
+    names = ['mergevq_r', 'mergevq_r_emoji', 'mergevq_r_k64']
+    assert mergevq_mm.list_models('mergevq_r') == names
     assert mergevq_mm.list_models('MergeVQ_R', ['*k64']) == ['mergevq_r']
     randar = mergevq_mm.list_models('*', task='Image Generation')
     assert randar == ['mergear_l_g', 'mergear_l_g+r', 'randar_l_g', 'randar_l_g+r']
