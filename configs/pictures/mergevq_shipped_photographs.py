@@ -72,6 +72,7 @@ custom_hooks = _base_.custom_hooks + [
 ]
 
 steps, warm_up = 7000, 100
+auto_scale_lr = dict(base_batch_size=4)
 train_cfg = dict(_delete_=True, by_epoch=False, max_iters=steps, val_interval=1000)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=warm_up),
