@@ -7,9 +7,11 @@ started here is forked from it, with nothing that a test has left.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,7 +55,10 @@ def run_ranks(
 
 
 def run_tool(
-    *command: str | Path, cwd: str | Path, env: Mapping[str, str] | None = None
+    *command: str | Path,
+    cwd: str | Path,
+    env: Mapping[str, str] | None = None,
+    ranks: int = 1,
 ) -> subprocess.CompletedProcess:
     """``subprocess.run`` of a Python file, in a process that is ready.
 
@@ -63,21 +68,42 @@ def run_tool(
         command (str | Path): Python file and its arguments.
         cwd (str | Path): Working directory.
         env (Mapping, optional): All variables. Defaults to those of this process.
+        ranks (int): Processes with the variables that torchrun gives. Defaults to 1.
 
     Returns:
-        subprocess.CompletedProcess: With ``stdout`` and ``stderr`` as text.
+        subprocess.CompletedProcess: With ``stdout`` and ``stderr`` of all as text, and
+        the worst exit code.
     """
     words = [str(word) for word in command]
-    variables = dict(os.environ if env is None else env)
+    shared = dict(os.environ if env is None else env)
+    if ranks > 1:
+        port = str(free_port())
+        shared |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+        shared |= dict(WORLD_SIZE=str(ranks), LOCAL_WORLD_SIZE=str(ranks))
     with tempfile.TemporaryDirectory() as folder:
-        out, err = (Path(folder, name) for name in ('out', 'err'))
-        process = ready_context().Process(
-            target=_run_file, args=(words, str(cwd), variables, str(out), str(err))
-        )
-        process.start()
-        process.join()
-        texts = [file.read_text() if file.exists() else '' for file in (out, err)]
-    return subprocess.CompletedProcess(words, process.exitcode, *texts)
+        files, processes = [], []
+        for rank in range(ranks):
+            own = {**shared, 'RANK': str(rank), 'LOCAL_RANK': str(rank)}
+            variables = own if ranks > 1 else shared
+            files.append([Path(folder, f'{name}_{rank}') for name in ('out', 'err')])
+            args = (words, str(cwd), variables, *map(str, files[-1]))
+            processes.append(ready_context().Process(target=_run_file, args=args))
+            processes[-1].start()
+        for process in processes:
+            process.join()
+        texts = [
+            ''.join(file.read_text() for file in column if file.exists())
+            for column in zip(*files)
+        ]
+    code = max((process.exitcode for process in processes), key=abs)
+    return subprocess.CompletedProcess(words, code, *texts)
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 def _run_file(
@@ -95,4 +121,7 @@ def _run_file(
     sys.path[:0] = [str(Path(words[0]).resolve().parent), *folders]
     sys.argv = words
     torch.set_num_threads(int(variables.get('OMP_NUM_THREADS', 1)))
-    runpy.run_path(words[0], run_name='__main__')
+    try:
+        runpy.run_path(words[0], run_name='__main__')
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves by os._exit

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from ready_processes import run_tool
 from tiny_generator import CLASSES, build
 from tiny_mergevq import model_cfg
 from torch import nn
@@ -316,14 +315,14 @@ def test_bad_flags_of_real_generators(
 def test_two_processes(tool: ModuleType, files: list[str], tmp_path: Path) -> None:
     arguments = ['--num-per-class', '3', '--npz', '--device', 'cpu']
     tool.main([*files, '--out', str(tmp_path / 'one'), *arguments])
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command += ['--nproc-per-node', '2', str(REPO / 'tools/generate.py')]
     path = os.pathsep.join([str(REPO), str(REPO / 'tests')])
-    subprocess.run(
-        [*command, *files, '--out', str(tmp_path / 'two'), *arguments],
-        check=True,
+    done = run_tool(
+        *(REPO / 'tools/generate.py', *files, '--out', tmp_path / 'two', *arguments),
+        cwd=REPO,
         env={**os.environ, 'PYTHONPATH': path},
+        ranks=2,
     )
+    assert done.returncode == 0, done.stderr
     pngs = sorted((tmp_path / 'one').rglob('*.png'))
     assert len(pngs) == 10
     for file in pngs:

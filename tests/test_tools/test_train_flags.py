@@ -354,7 +354,8 @@ optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
 """
 
 
-def output(folder: Path, *command: str, ready: bool = False) -> str:
+def output(folder: Path, *command: str, ready: int = 0) -> str:
+    """What a tool prints, in a new Python or in so many ready processes."""
     env = {
         **os.environ,
         'CUDA_VISIBLE_DEVICES': '',
@@ -363,7 +364,7 @@ def output(folder: Path, *command: str, ready: bool = False) -> str:
         'PYTHONPATH': f'{REPO}{os.pathsep}{folder}',
     }
     if ready:
-        result = run_tool(*command, cwd=folder, env=env)
+        result = run_tool(*command, cwd=folder, env=env, ranks=ready)
     else:
         result = subprocess.run(
             command, capture_output=True, text=True, cwd=folder, env=env
@@ -391,32 +392,35 @@ def test_train_resume_and_test_from_another_folder(tmp_path):
         'Test: python tools/test.py work_dirs/toy/toy.py work_dirs/toy/epoch_2.pth',
     ]
     options = ['--cfg-options', 'train_cfg.max_epochs=3']
-    out = output(tmp_path, *train, '--resume', *options, ready=True)
+    out = output(tmp_path, *train, '--resume', *options, ready=1)
     assert 'resumed epoch: 2, iter: 8' in out
     names = {f'epoch_{epoch}.pth' for epoch in (1, 2, 3)}
     assert names == {path.name for path in folder.glob('*.pth')}
     test = [str(REPO / 'tools' / 'test.py'), 'toy.py']
     argv = [str(folder / 'epoch_3.pth'), '--out', 'm.json', '--out-item', 'metrics']
-    output(tmp_path, *test, *argv, ready=True)
+    output(tmp_path, *test, *argv, ready=1)
     assert '"mean"' in (tmp_path / 'm.json').read_text()
 
 
 @pytest.mark.slow
 def test_two_processes_train_and_resume(tmp_path):
-    """``dist_train.sh`` on CPUs: gloo, DDP without devices, states of both ranks."""
+    """On CPUs: gloo, DDP without devices, states of both ranks.
+
+    The faults' tests start ``dist_train.sh`` itself.
+    """
     import torch
 
     (tmp_path / 'points_module.py').write_text(MODULE)
     (tmp_path / 'toy.py').write_text(CONFIG)
-    script = ['bash', str(REPO / 'tools' / 'dist_train.sh'), 'toy.py', '2']
+    train = [str(REPO / 'tools' / 'train.py'), 'toy.py', '--launcher', 'pytorch']
     # Without this mmengine gives all ranks the same stream.
     seeds = ['--cfg-options', 'randomness.seed=0', 'randomness.diff_rank_seed=1']
-    output(tmp_path, *script, '--work-dir', 'w', *seeds)
+    output(tmp_path, *train, '--work-dir', 'w', *seeds, ready=2)
     content = torch.load(tmp_path / 'w' / 'epoch_2.pth', weights_only=True)
     first, second = content['rng_states']
     assert not torch.equal(first['torch'], second['torch'])
     options = ['--resume', *seeds, 'train_cfg.max_epochs=3']
-    out = output(tmp_path, *script, '--work-dir', 'w', *options)
+    out = output(tmp_path, *train, '--work-dir', 'w', *options, ready=2)
     assert 'resumed epoch: 2, iter: 4' in out
     assert 'random numbers will differ' not in out
     # Left open, gloo's threads abort the interpreter now and then.
