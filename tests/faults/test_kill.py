@@ -16,7 +16,7 @@ import pytest
 import torch
 from processes import fork, same_content, steps, toy, wait
 
-from mergevq_mm.utils import fileio
+from mergevq_mm.utils import atomic_backend, fileio
 from mergevq_mm.utils.checkpoint_file import find_latest_checkpoint
 
 EPOCH, SAVES = 4, 3  # iterations of an epoch; epochs of the short run
@@ -64,7 +64,8 @@ def die_at(point: int, count: list[int]) -> None:
     names = {name: getattr(os, name) for name in ('fsync', 'replace', 'remove')}
     others = {name: value for name, value in vars(os).items() if name not in names}
     names = {name: before(function) for name, function in names.items()}
-    fileio.os = SimpleNamespace(**others, **names)  # what this module sees of it
+    # What these modules see of it.
+    fileio.os = atomic_backend.os = SimpleNamespace(**others, **names)
     fileio.open = lambda *args: DyingFile(open(*args), tick)
 
 

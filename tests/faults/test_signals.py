@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -56,7 +57,9 @@ def test_ctrl_c(tmp_path: Path) -> None:
 def test_killed_process_leaves_a_lock_that_does_not_block(tmp_path: Path) -> None:
     tool = Tool(tmp_path)
     process = tool.start()
-    tool.wait_for(process, 34)  # two epochs are saved
+    tool.wait_for(process, 34)
+    while not (tool.work_dir / 'epoch_2.pth').exists():  # a thread writes it
+        time.sleep(0.05)
     process.kill()
     process.communicate()
     assert (tool.work_dir / 'run.lock').exists()
