@@ -67,6 +67,7 @@ SHORTER = {
     f'model.init_cfg.checkpoint={STAGE1[1]} {FEW}',
     r'source_recovery\.py': f'--cfg-options {FEW}',
     r'benchmarks/editing\.py': '--number 10',
+    r'benchmarks/tax\.py': '--steps 2 --memory-steps 2',
     r'benchmarks/budget\.py': '--number 16 --repeats 1',
     r'miniature\.py': '--short --data digits --methods G+R --seeds 0',
     r'benchmarks/generation\.py': '--batch 1 2 --repeats 1',
