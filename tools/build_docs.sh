@@ -13,7 +13,9 @@ venv=.venv-docs
 stamp=$venv/requirements.txt
 if ! cmp -s docs/requirements.txt "$stamp"; then
     rm -rf "$venv"
-    "${PYTHON:-python3}" -m venv "$venv"
+    python=.venv/bin/python
+    [ -x "$python" ] || python=python3
+    "${PYTHON:-$python}" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         -r docs/requirements.txt
     cp docs/requirements.txt "$stamp"
