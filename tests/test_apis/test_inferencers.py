@@ -99,6 +99,19 @@ def test_a_budget_gives_each_image_its_tokens(model: MergeVQ, tmp_path: Path) ->
     assert [one['cls'].shape for one in features] == [(tiny.DIMS,)] * 4
 
 
+def test_a_budget_names_its_folder(model: MergeVQ, tmp_path: Path) -> None:
+    """Requests that meet at one K both have their picture."""
+    infer = _quiet('ReconstructionInferencer', model)
+    asked = [Budget(mean=9.0, keeps=[9], by='similarity'), 9, 24]
+    first, second = infer([PIXELS, PIXELS[::-1].copy()], keep=asked, out_dir=tmp_path)
+    assert list(first['reconstructions']) == list(second['reconstructions']) == [9, 24]
+    assert first['reconstructions'][9]['asked'] == ['mean9', 'K9']
+    folders = {folder.name for folder in tmp_path.iterdir() if folder.is_dir()}
+    assert folders == {'mean9', 'K9', 'K24'}
+    for image in (tmp_path / 'K9').iterdir():
+        assert (tmp_path / 'mean9' / image.name).read_bytes() == image.read_bytes()
+
+
 def test_default_keep_is_the_models_share(model: MergeVQ) -> None:
     infer = _quiet('ReconstructionInferencer', model)
     assert list(infer(PIXELS)[0]['reconstructions']) == [round(9 / 16 * 24)]

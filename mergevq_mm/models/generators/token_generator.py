@@ -209,19 +209,17 @@ class TokenGenerator(BaseModel):
         return CodeBatch(index.long(), group.long(), labels, self.grid)
 
     def _cached(self, inputs: Mapping[str, Tensor], keep: int) -> tuple[Tensor, Tensor]:
-        if 'index' in inputs:  # of images that have one K of their own
-            index, group = inputs['index'], inputs['group']
-            keep = self.check_keep(index.shape[1])
-        elif f'index_K{keep}' not in inputs:
-            names = (name.partition('index_K')[2] for name in inputs)
-            found = sorted(int(name) for name in names if name)
+        end = '' if 'index' in inputs else f'_K{keep}'
+        if f'index{end}' not in inputs:
+            found = sorted(int(k[7:]) for k in inputs if k.startswith('index_K'))
             raise ValueError(
                 f'keep={keep} is not among the cached codes, which are of K={found}; '
                 "extract it too (tools/extract_codes.py --keep), or change the model's "
                 'keep.'
             )
-        else:
-            index, group = inputs[f'index_K{keep}'], inputs[f'group_K{keep}']
+        index, group = inputs[f'index{end}'], inputs[f'group{end}']
+        if not end:  # these images have one K of their own
+            keep = self.check_keep(index.shape[1])
         if (index.shape[1], group.shape[1]) != (keep, self.tokenizer.length):
             raise ValueError(
                 f'cached codes at K={keep} have {index.shape[1]} codes and '
@@ -317,9 +315,7 @@ class TokenGenerator(BaseModel):
         if labels is not None:
             return self.check_labels(torch.as_tensor(labels).to(self.device))
         if others is None:
-            raise ValueError(
-                'labels=None does not say how many images to draw; give seeds.'
-            )
+            raise ValueError('labels=None does not say how many to draw; give seeds.')
         if not getattr(self, 'class_dropout', 0):
             raise ValueError(
                 'labels=None needs a null class, which a generator with '

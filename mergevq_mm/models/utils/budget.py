@@ -64,13 +64,11 @@ class Budget:
     keeps: Sequence[int | float] | None = None
 
     def __post_init__(self) -> None:
-        aims = {name: getattr(self, name) for name in ('mean', 'similarity', 'psnr')}
-        given = {name: value for name, value in aims.items() if value is not None}
-        if len(given) != 1:
+        if len(self._given) != 1:
             raise ValueError(
                 f'{self} has to say one thing; give one of mean, similarity and psnr.'
             )
-        ((name, value),) = given.items()
+        name, value = self.aim
         number = isinstance(value, Real) and not isinstance(value, bool)
         if not number or not math.isfinite(value):
             raise ValueError(f'{name}={value!r} of a budget is no number; give one.')
@@ -100,8 +98,12 @@ class Budget:
     @property
     def aim(self) -> tuple[str, float]:
         """tuple[str, float]: What is asked for, 'mean', 'similarity' or 'psnr'."""
-        aims = {name: getattr(self, name) for name in ('mean', 'similarity', 'psnr')}
-        return next((n, value) for n, value in aims.items() if value is not None)
+        return self._given[0]
+
+    @property
+    def _given(self) -> list[tuple[str, float]]:
+        aims = [(name, getattr(self, name)) for name in ('mean', 'similarity', 'psnr')]
+        return [(name, value) for name, value in aims if value is not None]
 
     @property
     def by_similarity(self) -> bool:
@@ -161,8 +163,7 @@ class Budget:
                 table = -(10.0 ** (-table / 10))
             place = best_at_mean(table, keeps, self.tokens(length))
         else:
-            aim = self.psnr if self.similarity is None else self.similarity
-            place = fewest_that_reach(table, aim)
+            place = fewest_that_reach(table, self.aim[1])
         return [keeps[int(i)] for i in place]
 
 

@@ -341,5 +341,5 @@ def test_what_a_generator_cannot_draw() -> None:
             build(kind).generate([0], keep=6, known=flat, region=dot)
     with pytest.raises(ValueError, match='labels=None needs a null class'):
         build('random', class_dropout=0.0).generate(None, known=known, region=LOWER)
-    with pytest.raises(ValueError, match='labels=None does not say how many images'):
+    with pytest.raises(ValueError, match='labels=None does not say how many to draw'):
         build('random').generate(None)
