@@ -345,7 +345,7 @@ def main() -> None:
             sys.exit(f'error: {error}')
     if not args.short:
         total = hours(sum(PLAN.minutes.values()))
-        print(f'[emoji] this takes about {total} on two cores; --resume goes on later.')
+        print(f'[emoji] estimated: {total} on two cores; --resume goes on later.')
     summary = run(args, clock)
     (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
     print(json.dumps(summary, indent=2))
