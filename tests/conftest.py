@@ -19,6 +19,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 
 import mergevq_mm  # noqa: F401  (before any test imports torchvision or mmagic)
+from mergevq_mm.engine.work_dir_lock import _HELD
 
 torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
@@ -73,6 +74,14 @@ def open_log_files() -> Iterator[None]:
         for handler in list(logger.handlers):
             if isinstance(handler, logging.FileHandler) and handler.stream is None:
                 logger.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def work_dir_locks() -> Iterator[None]:
+    """Release the locks that runs of a test hold until their process ends."""
+    yield
+    for lock in list(_HELD.values()):
+        lock.release()
 
 
 @pytest.fixture(autouse=True)

@@ -179,6 +179,10 @@ def test_a_lock_that_was_deleted_is_taken_again(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def held(work_dir: str | Path) -> WorkDirLock:
+    return wdl._HELD[str(Path(work_dir, LOCK_NAME).resolve())]
+
+
 class Taken(Hook):
     """Another run takes the lock while iteration ``at`` is done."""
 
@@ -188,8 +192,7 @@ class Taken(Hook):
     def before_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
         if runner.iter + 1 == self.at:
             Path(runner.work_dir, LOCK_NAME).write_text(self.content)
-            (lock,) = wdl._HELD.values()
-            assert not self.seen or not lock.owned()  # as its thread does
+            assert not self.seen or not held(runner.work_dir).owned()  # as its thread
 
 
 @pytest.mark.parametrize('seen', [False, True])
@@ -206,7 +209,7 @@ def test_a_run_that_has_lost_its_lock_ends(
     assert len(runner.model.seen) == (2 if seen else 4)
     assert not list(tmp_path.glob('*.pth'))
     assert (tmp_path / LOCK_NAME).read_text() == content
-    wdl._HELD.popitem()[1].release()
+    held(tmp_path).release()
     assert (tmp_path / LOCK_NAME).read_text() == content
 
 
