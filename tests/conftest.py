@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from mmengine.device import utils as mmengine_device
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 
@@ -32,6 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if 'gpu' in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def a_cpu_alone(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs, tools and processes of a test take no GPU, unless it is marked ``gpu``."""
+    if 'gpu' not in request.keywords:
+        monkeypatch.setattr(mmengine_device, 'DEVICE', 'cpu')
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
 
 
 @pytest.fixture(autouse=True)

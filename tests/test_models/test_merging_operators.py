@@ -31,8 +31,10 @@ CASES = [(17, 8, 8), (17, 3, 5), (16, 7, 1), (10, 1, 40), (34, 12, 3), (2, 0, 4)
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operators, where there is no GPU: each runs its reference."""
+    """The operators on a CPU: each runs its reference."""
     monkeypatch.setattr(merging_operators, 'DEVICES', ('cpu', 'cuda'))
+    monkeypatch.setattr(merging_operators, 'kernels', lambda: None)
+    monkeypatch.setattr(merging_operators, '_failed', set())
 
 
 def a_layer(
@@ -91,11 +93,11 @@ def test_a_gpu_starts_few_operators(merged_before: bool, as_on_a_gpu: None) -> N
     assert total(5) - total(0) <= 8
 
 
-def test_an_encoder_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_encoder_is_the_same(request: pytest.FixtureRequest) -> None:
     arch = dict(stem='patch', embed_dims=16, patch_size=4, num_layers=3, num_heads=2)
     model, image = MergeVQEncoder(arch, 32).eval(), torch.randn(2, 3, 32, 32)
     expected = model.encode(image, 20)
-    monkeypatch.setattr(merging_operators, 'DEVICES', ('cpu', 'cuda'))
+    request.getfixturevalue('as_on_a_gpu')
     found = model.encode(image, 20)
     assert torch.equal(found.group, expected.group)
     assert torch.equal(found.tokens, expected.tokens)
@@ -110,7 +112,6 @@ def test_a_kernel_that_fails_is_replaced(
         calls.append(len(arguments))
         raise (torch.OutOfMemoryError if len(calls) == 1 else RuntimeError)('why')
 
-    monkeypatch.setattr(merging_operators, '_failed', set())
     monkeypatch.setattr(
         merging_operators, 'kernels', lambda: SimpleNamespace(means=means)
     )

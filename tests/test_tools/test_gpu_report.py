@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 
 FOLDER = Path(__file__).parents[2] / 'tools' / 'benchmarks'
 
@@ -63,12 +64,13 @@ def test_the_report_runs_to_its_end(
         assert row['bound'] > 1 and row['operators'] > row['operators_plain'] > 0
     assert [row['way'] for row in step] == ['bf16', 'float32']
     assert all(row['operators'] > 1000 and row['rate'] > 0 for row in step)
-    names = ['full', 'compressed', 'RandAR', 'loop']
+    names = ['full', 'compressed', 'RandAR', 'RandAR with images', 'loop']
     assert [row['way'] for row in decoding] == names
-    full, compressed, random, loop = decoding
+    full, compressed, random, whole, loop = decoding
     assert full['ratio'] == full['rate'] / loop['rate']
     assert loop['ratio'] == 1 and loop['passes'] == full['passes'] == 64
-    assert loop['operators'] > 0 and random['passes'] < 64
+    assert loop['operators'] > 0 and random['passes'] == whole['passes'] < 64
+    assert whole['operators'] > random['operators']
     assert loop['mib'] > full['mib'] > compressed['mib']
     assert [row['iterations'] for row in training] == ['1-3', '4-5']
     assert training[0]['rate'] == 100.0  # two images in 20 ms
@@ -183,6 +185,19 @@ def test_what_a_pass_reads(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) ->
     assert bench.bytes_of(way, 'full', log, True) == weights + slots * 2 * 2 * 32 * 2
     one = bench.generation.weight_bytes(model, 1)
     assert bench.arithmetic_of(way, True) == 2 * one * 3 * 30 * 2
+
+
+def test_real_training_measures_steps(tool: ModuleType, tmp_path: Path) -> None:
+    """Not checkpoints, nor the starts of epochs."""
+    training = tool.gpu_training
+    training.write_images(tmp_path, 130, 8)
+    files = list(tmp_path.glob('train/*/*.JPEG'))
+    assert len(files) == 130
+    assert len({file.stat().st_ino for file in files}) == training.DISTINCT
+    setting = SimpleNamespace(small=True)
+    cfg = Config.fromfile(training.training_config(setting, tmp_path)[0])
+    assert cfg.default_hooks.checkpoint.interval == 10**6
+    assert cfg.train_dataloader.batch_size == 2
 
 
 TRAINING = """

@@ -123,13 +123,17 @@ def decoding(setting: Setting, section: Callable[..., Report]) -> None:
         'the same, not compiled; in the files alone. operators: of the first batch. '
         'MiB: the weights once a pass and the part of the cache that is read. bound: '
         'by the bytes at the bandwidth of a copy, or by the products with weights at '
-        'the rate of a large one, whichever is lower.'
+        'the rate of a large one, whichever is lower; of the codes alone, also where '
+        'the source map is predicted and images are decoded (in float32).'
     )
     ways = {}
     for number in batches:
         labels = torch.arange(number, device=setting.device)
         labels = labels % models['raster'].num_classes
         ways[number] = generation.ways_of(models, labels, args)
+        name = 'RandAR, graph' if setting.gpu else 'RandAR'
+        whole = name.replace('RandAR', 'RandAR with images')
+        ways[number][whole] = with_images(ways[number][name])
     for name in in_order(ways[batches[0]]):
         for number in batches:
             measure = partial(
@@ -138,6 +142,18 @@ def decoding(setting: Setting, section: Callable[..., Report]) -> None:
             report.attempt(measure, way=name, batch=number)
             compare(report.rows)
             report.store()
+
+
+def with_images(way: generation.Way) -> generation.Way:
+    """The same codes, their source map and the tokenizer's images of them."""
+    model = way.model
+
+    def draw() -> generation.SampledCodes:
+        drawn = way.draw()
+        model.tokenizer.decode(drawn.index, model.grid, drawn.complete)
+        return drawn
+
+    return generation.Way(model, way.reads, draw)
 
 
 def in_order(ways: dict[str, generation.Way]) -> list[str]:

@@ -97,6 +97,8 @@ def kind_of(decoding: RasterDecoding) -> tuple:
     # How strong guidance is stands in a tensor.
     rule = replace(rule, guidance=1.0 + rule.guided, guidance_schedule='constant')
     return (
+        # What was made under inference_mode may not be changed outside of it.
+        torch.is_inference_mode_enabled(),
         type(decoding.cache),
         decoding.cache.window,
         store.shape,

@@ -21,7 +21,7 @@ class HostCopy:
             self._host = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
             self._host.copy_(value, non_blocking=True)
             self._event = torch.cuda.Event()
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(value.device))
         else:
             self._host = value.cpu()
 

@@ -7,6 +7,7 @@ the weights are still where they were.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from torch import Tensor, nn
 class DeviceGraphs:
     """Captures on one device.
 
-    They share a stream and a pool: one piece of work runs at a time, and none keeps
-    anything for the next one but the static memory that it was given.
+    They share a stream and a pool: one piece of work runs at a time, whatever thread
+    asks for it, and none keeps anything for the next one but the static memory that it
+    was given.
 
     Args:
         device (torch.device): CUDA.
@@ -31,28 +33,27 @@ class DeviceGraphs:
         self.device, self.stream = device, torch.cuda.Stream(device)
         self.alive: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
         self.pool: Any = None
+        self._lock = threading.RLock()
 
     def warm_up(self, work: Callable[[], None]) -> None:
         """Do the work once on the stream on which captures run."""
         here = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(here)
-        with torch.cuda.stream(self.stream):
+        with self._lock, torch.cuda.stream(self.stream):
             work()
         here.wait_stream(self.stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """What does the work again; capturing does nothing of it."""
-        if not self.alive:  # a pool goes with its last graph
-            self.pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Threads beside this one, such as those that pin batches, may go on.
         settings = dict(stream=self.stream, capture_error_mode='thread_local')
-        with (
-            torch.cuda.device(self.device),
-            torch.cuda.graph(graph, pool=self.pool, **settings),
-        ):
-            work()
-        self.alive.add(graph)
+        with self._lock, torch.cuda.device(self.device):
+            if not self.alive:  # a pool goes with its last graph
+                self.pool = torch.cuda.graph_pool_handle()
+            with torch.cuda.graph(graph, pool=self.pool, **settings):
+                work()
+            self.alive.add(graph)
         return graph.replay
 
     def wait(self) -> None:

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from mergevq_mm.models.generators import MergeAR, RandAR
 from mergevq_mm.models.generators.factorized_head import PartMemory
+from mergevq_mm.models.generators.precision import set_precision
 from mergevq_mm.models.generators.raster_decoding import decode_step
 from mergevq_mm.models.generators.rotary import rotary_factors, rotate, rotate_
 from mergevq_mm.models.generators.transformer import CausalTransformer, JoinedWeights
@@ -25,7 +26,9 @@ SIZE_L = dict(embed_dims=64, num_layers=24, num_heads=4, ffn_multiple=32, head_l
 
 
 @torch.no_grad()
-def operators_of_a_step(cache: str, autocast: bool = False, **options: Any) -> Counter:
+def operators_of_a_step(
+    cache: str, autocast: bool = False, dtype: str = 'fp32', **options: Any
+) -> Counter:
     """What a step in the middle of the sequence runs, by the depth of MergeAR-L."""
     model = tiny.make(
         MergeAR,
@@ -34,6 +37,7 @@ def operators_of_a_step(cache: str, autocast: bool = False, **options: Any) -> C
         tokenizer=dict(grid=(16, 16), split=(6, 12)),
         arch=SIZE_L,
     )
+    set_precision(model, dtype)
     with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
         decoding = model.start_decoding(LABELS, 144, [5, 6], cache, **options)
         labels = model.guided_labels(LABELS, decoding.rule)
@@ -55,6 +59,7 @@ def operators_of_a_step(cache: str, autocast: bool = False, **options: Any) -> C
         ('compressed', dict(guidance=2.0, temperature=0.9, restrict=True), 456),
         ('full', dict(guidance=(1.9, 2.0)), 413),
         ('compressed', dict(guidance=(1.9, 2.0), autocast=True), 536),
+        ('compressed', dict(guidance=(1.9, 2.0), dtype='bf16'), 476),
     ],
 )
 def test_operators_of_a_step(cache: str, options: dict, limit: int) -> None:
