@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -77,6 +79,20 @@ def test_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = sum(isinstance(part, ResidualBlock) for part in decoder.modules())
     assert len(calls) == 1 + 2 * blocks + 1  # two of each block, one of the image
     assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiler_that_fails_is_replaced() -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError('no C compiler')
+
+    norm, x = norm_of(12, 4), torch.randn(2, 12, 5, 7)
+    run = module.compiled.__wrapped__(broken)
+    with pytest.warns(
+        RuntimeWarning, match='(?s)cannot be compiled here.*no C compiler'
+    ):
+        found = run(x, 4, norm.weight, norm.bias, norm.eps)
+    assert torch.equal(found, F.silu(norm(x)))
+    run(x, 4, norm.weight, norm.bias, norm.eps)  # without a word
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ is slow, and only there to be compared with.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,12 +64,32 @@ def normed_silu(
 
 @cache
 def compiled(backend: str) -> Callable[..., Tensor]:
-    """The pair behind a compiler, one a process, as it is where there is none."""
+    """The pair behind a compiler, one a process; torch's own where there is none."""
     if backend == 'inductor' and not has_triton():
-        return lambda x, groups, weight, bias, eps: F.silu(
-            F.group_norm(x, groups, weight, bias, eps)
-        )
-    return torch.compile(normed_silu, backend=backend)
+        return plain
+    fast, failed = torch.compile(normed_silu, backend=backend), []
+
+    def run(x: Tensor, *arguments: Any) -> Tensor:
+        if not failed:
+            try:
+                return fast(x, *arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # of a compiler that lacks something
+                failed.append(error)
+                warnings.warn(
+                    'GroupNorm and SiLU cannot be compiled here, and run as two '
+                    f'operators: {type(error).__name__}: {error}',
+                    RuntimeWarning,
+                )
+        return plain(x, *arguments)
+
+    return run
+
+
+def plain(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The pair by torch's two operators."""
+    return F.silu(F.group_norm(x, groups, weight, bias, eps))
 
 
 def fuse_norms(model: nn.Module) -> nn.Module:
