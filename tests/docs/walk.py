@@ -26,7 +26,7 @@ NOT_RUN = {
     r'features/(train|val)\.npz': 'reads files of a command that needs ImageNet',
     r'downstream|ade20k|mmcv|ninja': 'tests/downstream does it',
     r'(quickstart|emoji|run_tests|setup_env)\.sh': 'started this',
-    r'_emoji|work_dirs/emoji|data emoji': 'needs an hour of tools/emoji.sh',
+    r'_emoji|(work_dirs|data)[/ ]emoji': 'needs an hour of tools/emoji.sh',
     r'legacy/make': 'makes what the repository holds',
     r'pip |apt-get|jupyter|^source|my_folder': "changes the reader's machine",
     r'-m pytest': 'runs tests',
