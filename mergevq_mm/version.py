@@ -1,3 +1,6 @@
-"""The version of the package, read by ``setup.py`` without an import."""
+"""The version of the package, in this place alone; ``setup.py`` reads it unimported.
 
-__version__ = '0.1.0'
+What it promises stands in CONTRIBUTING.md; the changelog has a heading for each.
+"""
+
+__version__ = '0.2.0'

@@ -16,7 +16,7 @@ from mergevq_mm.utils.config import load_config
 COMMANDS = [command for page in PAGES for command in commands(page)]
 PYTHON = ('python', '.venv/bin/python')
 # Programs of others, and what a page asks to have installed.
-OTHERS = ('pip', 'apt-get', 'jupyter', 'ls', 'mim', 'source')
+OTHERS = ('pip', 'apt-get', 'docker', 'jupyter', 'ls', 'mim', 'mkdir', 'source')
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
@@ -27,6 +27,16 @@ def test_links(page: Path) -> None:
         assert path.exists(), f'{target} leads nowhere'
         if anchor:
             assert anchor in anchors(path), f'{target}: no such heading'
+
+
+def test_readme_is_short_and_names_every_page() -> None:
+    readme, *pages = PAGES
+    assert len(readme.read_text().splitlines()) < 150
+    contents = (REPO / 'docs' / 'index.md').read_text().splitlines()
+    for page in pages:
+        if page.name != 'index.md':
+            assert f'docs/{page.name}' in links(readme)
+            assert page.stem in contents
 
 
 def test_pictures_are_shown() -> None:

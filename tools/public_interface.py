@@ -2,7 +2,8 @@
 
 The list is read from the source, without importing the stack, so that it is the same
 with every Python and every version of the packages. It stands in
-``tests/public_interface.txt``; a test compares, and a rename is seen in review.
+``tests/public_interface.txt``; a test compares, and a rename is seen in review. The
+list of a version that is released, or of a patch, stays as it is (CONTRIBUTING.md).
 
 Examples:
     python tools/public_interface.py             say what differs from the file
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -22,6 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / 'mergevq_mm'
 FILE = ROOT / 'tests' / 'public_interface.txt'
+CHANGELOG = ROOT / 'CHANGELOG.md'
+HEADING = re.compile(r'^## (\d+\.\d+\.\d+) \((.+)\)$', re.MULTILINE)
 HEADER = """\
 # What users rely on: command lines, names in registries, public signatures.
 # Renew with `python tools/public_interface.py --update`; say in the commit what changes
@@ -263,6 +267,19 @@ def difference(expected: str, found: str) -> str:
     return '\n'.join(lines)
 
 
+def versions(changelog: str) -> list[tuple[str, str]]:
+    """Version and date of each heading, newest first; the date may be "unreleased"."""
+    return HEADING.findall(changelog)
+
+
+def frozen(changelog: str) -> str:
+    """Why the list of the newest version cannot change; empty where it can."""
+    version, date = versions(changelog)[0]
+    if date != 'unreleased':
+        return f'{version} was released on {date}'
+    return '' if version.endswith('.0') else f'{version} is a patch'
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='List what users rely on')
     parser.add_argument('--update', action='store_true', help='write the file anew')
@@ -271,11 +288,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.update:
+    changes = difference(FILE.read_text(encoding='utf-8'), interface())
+    if args.update and changes:
+        if why := frozen(CHANGELOG.read_text(encoding='utf-8')):
+            sys.exit(
+                f'error: {why}, and what users rely on stays as it is in it: raise the '
+                'minor version in mergevq_mm/version.py and CITATION.cff, and begin '
+                'its heading in CHANGELOG.md.'
+            )
         FILE.write_text(interface(), encoding='utf-8')
         print(f'{FILE} is written; say in the commit what changes for a user.')
         return
-    changes = difference(FILE.read_text(encoding='utf-8'), interface())
     print(changes or 'as it was')
     sys.exit(bool(changes))
 

@@ -9,7 +9,7 @@
 #
 # Data      FOLDER holds image files, in sub-folders or not; classes play no part
 # Hardware  two CPU cores
-# Run by us on twelve photographs: ten minutes on one core (README)
+# Run by us on twelve photographs: ten minutes on one core (docs/own_images.md)
 _base_ = ['mergevq_photographs.py']
 
 import os  # noqa: E402  (mmengine looks for _base_ first)

@@ -2,7 +2,7 @@
 #
 # Data      data/mnist5k, written by tools/dataset_converters/mnist5k.py
 # Hardware  two CPU cores, about half a minute
-# Run by us yes, by `bash tools/quickstart.sh`; its accuracy stands in the README
+# Run by us yes, by `bash tools/quickstart.sh`; its accuracy: docs/quickstart.md
 _base_ = ['../_base_/datasets/mnist5k.py', '../_base_/mergevq_runtime.py']
 
 model = dict(

@@ -2,7 +2,7 @@
 #
 # Data      data/mnist5k/codes, written by tools/extract_codes.py (see the data set)
 # Hardware  two CPU cores
-# Run by us by `bash tools/quickstart.sh`; the numbers stand in the README
+# Run by us by `bash tools/quickstart.sh`; the numbers stand in docs/quickstart.md
 _base_ = [
     '../_base_/models/mergear_l_g+r.py',
     '../_base_/datasets/mnist5k_codes.py',

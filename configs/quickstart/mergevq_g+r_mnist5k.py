@@ -2,7 +2,7 @@
 #
 # Data      data/mnist5k, written by tools/dataset_converters/mnist5k.py
 # Hardware  two CPU cores, 6 to 10 minutes of training
-# Run by us yes, by `bash tools/quickstart.sh`; the numbers stand in the README
+# Run by us yes, by `bash tools/quickstart.sh`; the numbers stand in docs/quickstart.md
 _base_ = [
     '../_base_/models/mergevq_g+r_d64.py',
     '../_base_/datasets/mnist5k.py',

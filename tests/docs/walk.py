@@ -32,6 +32,7 @@ NOT_RUN = {
     r'-m pytest': 'runs tests',
     r'golden_curves|public_interface': 'renews files of the repository',
     r'mergevq web': 'tests/web does it',
+    r'^docker |^mkdir': 'needs Docker',
     r'\$CONFIG|site-packages': "a test of mmpretrain's own tool does it",
 }
 # What a reader is to fill in, by the script that takes it.

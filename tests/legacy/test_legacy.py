@@ -57,8 +57,7 @@ def expected(folder: Path) -> dict[str, Any]:
     return runs.read_expected(folder)
 
 
-def test_there_are_files_of_this_version() -> None:
-    assert '.'.join(mergevq_mm.__version__.split('.')[:2]) in VERSIONS
+def test_files_are_small() -> None:
     files = [path for path in HERE.rglob('*') if path.is_file()]
     kept = [path for path in files if path.relative_to(HERE).parts[0] in VERSIONS]
     assert sum(path.stat().st_size for path in kept) < 200_000 * len(VERSIONS)

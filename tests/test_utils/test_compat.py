@@ -26,6 +26,7 @@ from mergevq_mm.utils.compat import (
     torchvision_ops,
     watching,
 )
+from mergevq_mm.version import __version__
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -75,7 +76,7 @@ def test_import_is_light_and_lazy():
         'print([m for m in heavy if m in sys.modules])\n'
         'print(mergevq_mm.__version__, mergevq_mm.registry.MODELS.scope)\n'
     )
-    assert out.split('\n')[:2] == ['[]', '0.1.0 mergevq_mm']
+    assert out.split('\n')[:2] == ['[]', f'{__version__} mergevq_mm']
 
 
 def test_registry_is_found_from_mmengine_root():
