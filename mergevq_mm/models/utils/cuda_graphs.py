@@ -46,10 +46,14 @@ class DeviceGraphs:
             self.pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Threads beside this one, such as those that pin batches, may go on.
-        settings = dict(stream=self.stream, capture_error_mode='thread_local')
         with (
             torch.cuda.device(self.device),
-            torch.cuda.graph(graph, pool=self.pool, **settings),
+            torch.cuda.graph(
+                graph,
+                pool=self.pool,
+                stream=self.stream,
+                capture_error_mode='thread_local',
+            ),
         ):
             work()
         self.alive.add(graph)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from torch.utils._triton import has_triton
 
 BACKEND = 'inductor'
 DEVICES = ('cuda',)
+SWITCH = 'fused_norms'  # attribute of the modules that have such pairs
+Network = TypeVar('Network', bound=nn.Module)
 
 
 def norm_silu(norm: nn.GroupNorm, x: Tensor, fused: bool) -> Tensor:
@@ -70,9 +73,9 @@ def compiled(backend: str) -> Callable[..., Tensor]:
     return torch.compile(normed_silu, backend=backend)
 
 
-def fuse_norms(model: nn.Module) -> nn.Module:
+def fuse_norms(model: Network) -> Network:
     """Let the convolutional blocks of a model compile their pairs, in place."""
     for module in model.modules():
-        if hasattr(type(module), 'fused_norms'):
-            module.fused_norms = True
+        if hasattr(type(module), SWITCH):
+            setattr(module, SWITCH, True)
     return model
