@@ -137,7 +137,7 @@ class CodeDrawing:
     noise: Tensor
     index: Tensor
     beginnings: Beginnings | None = field(default=None, kw_only=True)
-    scale: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]
+    scale: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # set below
     joined: JoinedWeights = field(init=False)
 
     def __post_init__(self) -> None:

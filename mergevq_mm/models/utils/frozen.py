@@ -114,6 +114,7 @@ class FrozenModel(BaseModule):
         network.eval()  # mmpretrain's backbones return None here: no chaining
         network.requires_grad_(False)
         network.to(device=self._scale.device, dtype=self._scale.dtype)
+        # torch's types know this argument beside others alone.
         network.to(memory_format=self._memory_format)  # type: ignore[call-overload]
         return network
 

@@ -32,8 +32,8 @@ def recover_tokens(tokens: Tensor, group: Tensor) -> Tensor:
         Tensor: B×L×D.
     """
     if tokens.is_cuda and tokens.requires_grad and torch.is_grad_enabled():
-        apply = RecoverInOrder.apply
-        out: Tensor = apply(tokens, group)  # type: ignore[no-untyped-call]  # torch's
+        # torch gives `apply` no types.
+        out: Tensor = RecoverInOrder.apply(tokens, group)  # type: ignore[no-untyped-call]
         return out
     return tokens.gather(1, group.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
