@@ -17,10 +17,10 @@ from mergevq_mm.utils.data_config import is_data, read_data
 from mergevq_mm.utils.older_neck import ORDER
 from mergevq_mm.utils.published import data_model
 
-from ..backbones import MergeVQEncoder
-from ..decoders import MergeVQDecoder
-from ..necks import GroupMapRecovery, SourceRecovery
-from ..quantizers import LFQ
+from ..backbones.mergevq_encoder import MergeVQEncoder
+from ..decoders.mergevq_decoder import MergeVQDecoder
+from ..necks.source_recovery import GroupMapRecovery, SourceRecovery
+from ..quantizers.lfq import LFQ
 from ..utils.budget import Budget
 from ..utils.budget_signals import choose_keeps, encode_ragged
 from ..utils.frozen import FrozenModel
@@ -30,7 +30,7 @@ from ..utils.ragged import Ragged
 from ..utils.structures import MergedTokens
 
 if TYPE_CHECKING:
-    from ..selfsup import MergeVQ
+    from ..selfsup.mergevq import MergeVQ
 
 PARTS = ('backbone', 'quantizer', 'neck', 'decoder')
 

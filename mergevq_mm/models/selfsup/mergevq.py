@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.distributed import unwrap
 
-from ..backbones import MergeVQEncoder
-from ..decoders import MergeVQDecoder
-from ..heads import MergeVQHead
+from ..backbones.mergevq_encoder import MergeVQEncoder
+from ..decoders.mergevq_decoder import MergeVQDecoder
+from ..heads.mergevq_head import MergeVQHead
 from ..losses.adversarial import LeCAM, hinge_discriminator_loss
-from ..necks import GroupMapRecovery, SourceRecovery
-from ..quantizers import LFQ
+from ..necks.source_recovery import GroupMapRecovery, SourceRecovery
+from ..quantizers.lfq import LFQ
 from ..target_generators.ema_teacher import EMATeacher
 from ..utils.budget import Budget
 from ..utils.budget_signals import encode_ragged

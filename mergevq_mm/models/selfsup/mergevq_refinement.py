@@ -10,7 +10,7 @@ from torch import Tensor
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.distributed import unwrap
 
-from ..necks import SourceRecovery
+from ..necks.source_recovery import SourceRecovery
 from ..utils.group_map import first_occurrence, recover_tokens
 from ..utils.possible_maps import best_possible_map
 from .mergevq import MergeVQ
