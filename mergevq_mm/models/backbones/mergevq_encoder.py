@@ -120,8 +120,9 @@ class MergeVQEncoder(BaseBackbone):
 
         if not isinstance(img_size, Sequence):
             img_size = (img_size, img_size)
-        self.img_size = img_size
-        self.grid = self.grid_of(*self.img_size)
+        height, width = img_size  # a list, where it comes from JSON
+        self.img_size = (height, width)
+        self.grid = self.grid_of(height, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         self.pos_embed: nn.Parameter | None = None
         if pos_embed is None:
