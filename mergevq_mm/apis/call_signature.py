@@ -12,7 +12,7 @@ from typing import Any
 _STEPS = ('forward', 'preprocess', 'visualize', 'postprocess')
 
 
-def with_signature(kind: type, call: Callable) -> Callable:
+def with_signature(kind: type, call: Callable[..., Any]) -> Callable[..., Any]:
     """A method of a class that takes what the steps of the class take.
 
     Args:
@@ -45,8 +45,10 @@ def with_signature(kind: type, call: Callable) -> Callable:
         return call(self, *args, **kwargs)
 
     del method.__wrapped__  # which inspect would follow
-    method.__signature__ = own.replace(parameters=list(parameters.values()))
-    method.plain = call  # what a subclass describes anew
+    vars(method).update(
+        __signature__=own.replace(parameters=list(parameters.values())),
+        plain=call,  # what a subclass describes anew
+    )
     method.__doc__ = _with_entries(inspect.getdoc(call) or '', entries.values())
     return method
 
@@ -73,7 +75,8 @@ def check_arguments(kind: type, given: Collection[str]) -> None:
 
 
 def _names(kind: type, step: str) -> set[str]:
-    return getattr(kind, f'{step}_kwargs')
+    names: set[str] = getattr(kind, f'{step}_kwargs')
+    return names
 
 
 def _keyword(name: str, found: inspect.Parameter | None) -> inspect.Parameter:
@@ -84,7 +87,7 @@ def _keyword(name: str, found: inspect.Parameter | None) -> inspect.Parameter:
     return found.replace(kind=only)
 
 
-def _entries(function: Callable) -> dict[str, str]:
+def _entries(function: Callable[..., Any]) -> dict[str, str]:
     """The arguments in a docstring of Google's style, by name."""
     entries: dict[str, str] = {}
     name = ''

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from .base_inferencer import ImageInferencer
 from .image_inputs import NamedBytes, NamedImage, list_inputs
+from .preparation import MAX_POSITIONS
 from .token_file import (
     ENDING,
     FINGERPRINT_BYTES,
-    MAX_POSITIONS,
     TokenFile,
     pack,
     read_token_file,
@@ -24,31 +22,24 @@ from .token_file import (
 )
 
 if TYPE_CHECKING:
+    from mergevq_mm.models.generators.tokenizer import TokenizerParts
+    from mergevq_mm.models.selfsup.mergevq import MergeVQ
     from mergevq_mm.models.utils.budget import Budget
     from mergevq_mm.models.utils.structures import MergedTokens
 
 
-def tokenizer_fingerprint(parts: nn.Module) -> str:
+def tokenizer_fingerprint(parts: TokenizerParts | MergeVQ) -> str:
     """The fingerprint of a tokenizer, as ``FrozenTokenizer`` computes it.
 
     Args:
-        parts (nn.Module): With ``backbone``, ``quantizer``, ``neck`` and ``decoder``.
+        parts (TokenizerParts | MergeVQ): With all weights.
 
     Returns:
         str: 64 hexadecimal digits.
     """
-    from mergevq_mm.models.generators.tokenizer import PARTS, FrozenTokenizer
+    from mergevq_mm.models.generators.tokenizer import fingerprint_of
 
-    alone = nn.ModuleDict({name: getattr(parts, name) for name in PARTS})
-    # One digest for both, though a MergeVQ is no FrozenTokenizer.
-    view = SimpleNamespace(
-        bits=parts.quantizer.bits,
-        split=parts.quantizer.split,
-        grid=parts.backbone.grid,
-        _schedule=parts.backbone.schedule,
-        _ready=lambda: alone,
-    )
-    return FrozenTokenizer.fingerprint(view)
+    return fingerprint_of(parts)
 
 
 class EncodingInferencer(ImageInferencer):
@@ -74,7 +65,7 @@ class EncodingInferencer(ImageInferencer):
         inputs: Sequence[NamedImage],
         keep: int | float | Budget | None = None,
         with_map: bool = True,
-    ) -> list[dict]:
+    ) -> list[dict[str, Any]]:
         """Encode a batch.
 
         Args:
@@ -120,7 +111,7 @@ class EncodingInferencer(ImageInferencer):
         tokens = TokenFile(
             index.cpu().numpy(),
             group,
-            tuple(merged.grid),
+            merged.grid,
             self.parts.quantizer.bits,
             self.fingerprint,
         )
@@ -140,7 +131,7 @@ class EncodingInferencer(ImageInferencer):
             'file_bpp': 8 * len(content) / pixels,
         }
 
-    def outputs(self, result: dict) -> dict[str, bytes]:
+    def outputs(self, result: dict[str, Any]) -> dict[str, bytes]:
         """The token file."""
         return {f'{result["name"]}{ENDING}': result['content']}
 
@@ -154,7 +145,7 @@ class DecodingInferencer(ImageInferencer):
     file of another tokenizer is refused.
     """
 
-    preprocess_kwargs: set = set()
+    preprocess_kwargs: set[str] = set()
     postprocess_kwargs = {'out_dir'}
     task = 'decode'
 
@@ -164,7 +155,7 @@ class DecodingInferencer(ImageInferencer):
         self.fingerprint = tokenizer_fingerprint(self.parts)
 
     def _inputs_to_list(
-        self, inputs: Any, out_dir: str | os.PathLike | None = None
+        self, inputs: Any, out_dir: str | os.PathLike[str] | None = None
     ) -> list[tuple[str, Any]]:
         listed = list_inputs(_contents(inputs), (ENDING,), out_dir)
         for _, item in listed:
@@ -176,7 +167,7 @@ class DecodingInferencer(ImageInferencer):
                 )
         return listed
 
-    def preprocess(
+    def preprocess(  # type: ignore[override]  # `stream` hands on what a class takes
         self, inputs: Sequence[tuple[str, Any]], batch_size: int = 8
     ) -> Iterator[list[tuple[str, str, TokenFile]]]:
         """Read files and put those of one shape that follow each other together.
@@ -237,7 +228,9 @@ class DecodingInferencer(ImageInferencer):
                 'encode the image again with its map.'
             )
 
-    def forward(self, inputs: Sequence[tuple[str, str, TokenFile]]) -> list[dict]:
+    def forward(
+        self, inputs: Sequence[tuple[str, str, TokenFile]]
+    ) -> list[dict[str, Any]]:
         """Decode a batch.
 
         Args:
@@ -277,16 +270,19 @@ class DecodingInferencer(ImageInferencer):
         codes = codes.to(next(parts.parameters()).dtype)
         group = None
         if files[0].group is not None:
-            maps = np.stack([tokens.group for tokens in files])
+            maps = np.stack([one.group for one in files if one.group is not None])
             group = torch.from_numpy(maps).to(self.device)
-        return parts.decoder(parts.neck(codes, group, grid).tokens, grid)
+        images: torch.Tensor = parts.decoder(
+            parts.neck(codes, group, grid).tokens, grid
+        )
+        return images
 
-    def outputs(self, result: dict) -> dict[str, np.ndarray]:
+    def outputs(self, result: dict[str, Any]) -> dict[str, np.ndarray]:
         """The image as PNG."""
         return {f'{result["name"]}.png': result['image']}
 
 
-def _shape(tokens: TokenFile) -> tuple:
+def _shape(tokens: TokenFile) -> tuple[Any, ...]:
     """What files of one batch have in common; K may differ."""
     return tokens.grid, tokens.group is None
 

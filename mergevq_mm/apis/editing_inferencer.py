@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from .generation_inferencer import GenerationInferencer, mode_options
 from .image_inputs import list_inputs
 from .outputs import check_apart
 from .preparation import Preparation
+
+if TYPE_CHECKING:
+    from mergevq_mm.models.generators.token_generator import TokenGenerator
 
 BLACK = (0, 0, 0)
 # Rows and columns from and to which a region reaches, as shares of the image.
@@ -70,6 +73,7 @@ class EditingInferencer(ImageInferencer):
     forward_kwargs = GenerationInferencer.forward_kwargs | {'label'}
     postprocess_kwargs = {'out_dir'}
     task = 'edit'
+    model: TokenGenerator
 
     def __init__(self, *args: Any, dtype: str = 'fp32', **kwargs: Any) -> None:
         from mergevq_mm.models.generators.precision import set_precision
@@ -86,17 +90,17 @@ class EditingInferencer(ImageInferencer):
             )
         super().check_model()
 
-    def count(self, listed: Sequence, mask: Any = None, num: int = 1) -> int:
+    def count(self, listed: Sequence[Any], mask: Any = None, num: int = 1) -> int:
         """See :class:`MergeVQInferencer`."""
         return len(listed) * num
 
     def _inputs_to_list(
-        self, inputs: Any, out_dir: str | os.PathLike | None = None
+        self, inputs: Any, out_dir: str | os.PathLike[str] | None = None
     ) -> list[tuple[str, Any]]:
         check_apart(inputs, out_dir)
         return list_inputs(inputs, None, out_dir)
 
-    def preprocess(
+    def preprocess(  # type: ignore[override]  # `stream` hands on what a class takes
         self,
         inputs: Sequence[tuple[str, Any]],
         batch_size: int = 8,
@@ -122,7 +126,8 @@ class EditingInferencer(ImageInferencer):
         from mergevq_mm.models.generators.sampling import check_count
 
         check_count('num', num, 1, 'that many variants are drawn of each image')
-        region, batch = self.read_mask(mask), []
+        region = self.read_mask(mask)
+        batch: list[Edit] = []
         for name, item in inputs:
             try:
                 pixels = self.pipeline(item, self.preparation.background)
@@ -174,7 +179,8 @@ class EditingInferencer(ImageInferencer):
                 'give black (0) where to keep and white (255) where to draw anew, as '
                 'PNG, for JPEG blurs it.'
             )
-        return (pixels > 0).any(axis=2)
+        marked: np.ndarray = (pixels > 0).any(axis=2)
+        return marked
 
     def forward(
         self,
@@ -184,7 +190,7 @@ class EditingInferencer(ImageInferencer):
         seed: int | None = None,
         mode: str | None = None,
         **options: Any,
-    ) -> list[dict]:
+    ) -> list[dict[str, Any]]:
         """Draw the regions of a batch.
 
         Args:
@@ -209,7 +215,8 @@ class EditingInferencer(ImageInferencer):
 
         given = {name: value for name, value in options.items() if value is not None}
         seed = self.model.sample_cfg.get('seed', 0) if seed is None else seed
-        size, grid = inputs[0].pixels.shape[:2], self.model.grid
+        height, width, _ = inputs[0].pixels.shape
+        size, grid = (height, width), self.model.grid
         region = torch.from_numpy(np.stack([one.region for one in inputs]))
         images, drawn = self.model.generate(
             None if label is None else [label] * len(inputs),
@@ -237,7 +244,7 @@ class EditingInferencer(ImageInferencer):
             for i, one in enumerate(inputs)
         ]
 
-    def outputs(self, result: dict) -> dict[str, np.ndarray]:
+    def outputs(self, result: dict[str, Any]) -> dict[str, np.ndarray]:
         """The image as PNG."""
         return {f'{result["name"]}_edit{result["place"]}.png': result['image']}
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from .base_inferencer import MergeVQInferencer
 
+if TYPE_CHECKING:
+    from mergevq_mm.models.generators.token_generator import TokenGenerator
+
 # How MergeAR draws, and what that is in the words of ``sample_codes``.
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     'compressed': {'cache': 'compressed'},
     'full': {'cache': 'full'},
     'restricted': {'cache': 'compressed', 'restrict': True},
@@ -66,6 +69,7 @@ class GenerationInferencer(MergeVQInferencer):
     }
     postprocess_kwargs = {'out_dir'}
     task = 'generate'
+    model: TokenGenerator
 
     def __init__(self, *args: Any, dtype: str = 'fp32', **kwargs: Any) -> None:
         from mergevq_mm.models.generators.precision import set_precision
@@ -87,7 +91,7 @@ class GenerationInferencer(MergeVQInferencer):
         return len(listed) * num_per_class
 
     def _inputs_to_list(
-        self, inputs: Any, out_dir: str | os.PathLike | None = None
+        self, inputs: Any, out_dir: str | os.PathLike[str] | None = None
     ) -> list[int]:
         labels = torch.as_tensor(inputs).flatten()
         if not labels.numel() or labels.is_floating_point():
@@ -95,13 +99,13 @@ class GenerationInferencer(MergeVQInferencer):
                 f'inputs={inputs!r} are no classes; give whole numbers from 0 to '
                 f'{self.model.num_classes - 1}.'
             )
-        labels = self.model.check_labels(labels).tolist()
-        if len(set(labels)) != len(labels):
+        classes: list[int] = self.model.check_labels(labels).tolist()
+        if len(set(classes)) != len(classes):
             raise ValueError(
-                f'inputs={labels} name a class twice; use num_per_class for more '
+                f'inputs={classes} name a class twice; use num_per_class for more '
                 'images of it.'
             )
-        return labels
+        return classes
 
     def preprocess(
         self, inputs: Sequence[int], batch_size: int = 8, num_per_class: int = 1
@@ -138,7 +142,7 @@ class GenerationInferencer(MergeVQInferencer):
         seed: int | None = None,
         mode: str | None = None,
         **options: Any,
-    ) -> list[dict]:
+    ) -> list[dict[str, Any]]:
         """Generate a batch.
 
         Args:
@@ -183,7 +187,7 @@ class GenerationInferencer(MergeVQInferencer):
             for i, one in enumerate(inputs)
         ]
 
-    def outputs(self, result: dict) -> dict[str, np.ndarray]:
+    def outputs(self, result: dict[str, Any]) -> dict[str, np.ndarray]:
         """The image as PNG."""
         return {f'{result["name"]}.png': result['image']}
 

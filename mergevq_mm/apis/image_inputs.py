@@ -7,7 +7,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,14 @@ from ..utils.images import (
 FITS = ('whole', 'crop')
 # Without handlers Python writes its warnings to the standard error.
 LOGGER = logging.getLogger('mergevq_mm')
+
+
+class HasPixels(Protocol):
+    """An image, whatever else is said of it."""
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """np.ndarray: H×W×3 uint8, RGB."""
 
 
 class NamedImage(NamedTuple):
@@ -72,7 +80,7 @@ class NamedBytes(bytes):
 def list_inputs(
     inputs: Any,
     endings: Iterable[str] | None = None,
-    leave_out: str | os.PathLike | None = None,
+    leave_out: str | os.PathLike[str] | None = None,
 ) -> list[tuple[str, Any]]:
     """Take apart what a user gives, and name each piece.
 
@@ -119,7 +127,7 @@ def _folded(name: str) -> str:
 
 
 def _flatten(
-    inputs: Any, endings: tuple[str, ...], leave_out: str | os.PathLike | None
+    inputs: Any, endings: tuple[str, ...], leave_out: str | os.PathLike[str] | None
 ) -> Iterator[tuple[str, Any]]:
     """Names (empty where there is none) and single inputs."""
     if isinstance(inputs, (list, tuple)):
@@ -140,7 +148,7 @@ def _flatten(
 
 
 def _files(
-    path: str, endings: tuple[str, ...], leave_out: str | os.PathLike | None
+    path: str, endings: tuple[str, ...], leave_out: str | os.PathLike[str] | None
 ) -> Iterator[tuple[str, str]]:
     """The file of a path or an address, or those of a folder."""
     if path.startswith(ADDRESSES):
@@ -283,7 +291,8 @@ def fit_pixels(
         height, width = height // stride * stride, width // stride * stride
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     # A copy, as arrays of Pillow are not writable, which torch warns of.
-    return pixels[top : top + height, left : left + width].copy()
+    fitted: np.ndarray = pixels[top : top + height, left : left + width].copy()
+    return fitted
 
 
 def to_images(

@@ -45,7 +45,7 @@ class ReconstructionInferencer(ImageInferencer):
         inputs: Sequence[NamedImage],
         keep: int | float | Budget | Sequence[int | float | Budget] | None = None,
         predict_source: bool = False,
-    ) -> list[dict]:
+    ) -> list[dict[str, Any]]:
         """Reconstruct a batch.
 
         Args:
@@ -72,11 +72,12 @@ class ReconstructionInferencer(ImageInferencer):
             )
         images = self.images(inputs)
         embedded = parts.backbone.embed(images)  # once, whatever K
-        grid = tuple(embedded.grid)
-        keeps = list(keep) if isinstance(keep, (list, tuple)) else [keep]
+        grid = embedded.grid
+        keeps: list[int | float | Budget | None]
+        keeps = list(keep) if isinstance(keep, Sequence) else [keep]
         if not keeps:
             raise ValueError('keep=[] asks for nothing; give at least one K.')
-        results = [
+        results: list[dict[str, Any]] = [
             {
                 'name': image.name,
                 'source': image.source,
@@ -120,7 +121,11 @@ class ReconstructionInferencer(ImageInferencer):
         return to_unit_range(self.parts.decoder(recovered.tokens, grid))
 
     def _note(
-        self, results: list[dict], keep: int, made: dict, names: list[str]
+        self,
+        results: list[dict[str, Any]],
+        keep: int,
+        made: dict[str, Any],
+        names: list[str],
     ) -> None:
         """Add what was made at one K to the results."""
         from mergevq_mm.evaluation.functional.image_quality import psnr
@@ -149,8 +154,11 @@ class ReconstructionInferencer(ImageInferencer):
             result['reconstructions'][keep] = noted
 
     def visualize(
-        self, inputs: Sequence[NamedImage], preds: Sequence[dict], draw: bool = False
-    ) -> list[dict]:
+        self,
+        inputs: Sequence[NamedImage],
+        preds: Sequence[dict[str, Any]],
+        draw: bool = False,
+    ) -> list[dict[str, Any]]:
         """Merge map of each K, and of several K a strip.
 
         Args:
@@ -165,7 +173,7 @@ class ReconstructionInferencer(ImageInferencer):
             return [{} for _ in preds]
         return [self._pictures(pred) for pred in preds]
 
-    def _pictures(self, pred: dict) -> dict[str, np.ndarray]:
+    def _pictures(self, pred: dict[str, Any]) -> dict[str, np.ndarray]:
         from mergevq_mm import visualization as vis
 
         made = pred['reconstructions']
@@ -183,7 +191,7 @@ class ReconstructionInferencer(ImageInferencer):
             )
         return pictures
 
-    def outputs(self, result: dict) -> dict[str, np.ndarray]:
+    def outputs(self, result: dict[str, Any]) -> dict[str, np.ndarray]:
         """Reconstructions and pictures, named by what they are.
 
         Of one image they are NAME_<what it is>.png. Of several they are <what was asked
@@ -204,7 +212,7 @@ class ReconstructionInferencer(ImageInferencer):
         return {form.format(name=name, kind=kind): made for kind, made in named.items()}
 
     def _inputs_to_list(
-        self, inputs: Any, out_dir: str | os.PathLike | None = None
+        self, inputs: Any, out_dir: str | os.PathLike[str] | None = None
     ) -> list[tuple[str, Any]]:
         check_apart(inputs, out_dir)
         return list_inputs(inputs, None, out_dir)
@@ -226,7 +234,7 @@ class FeatureInferencer(ImageInferencer):
         inputs: Sequence[NamedImage],
         keep: int | float | Budget | None = None,
         features: Sequence[str] = ('cls', 'avg', 'codes'),
-    ) -> list[dict]:
+    ) -> list[dict[str, Any]]:
         """Features of a batch.
 
         Args:

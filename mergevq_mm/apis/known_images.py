@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .inferencers import ReconstructionInferencer
@@ -31,7 +31,9 @@ def known_images(infer: ReconstructionInferencer) -> str | None:
     return re.sub(r'[^\w\s,.;()%-]|_', ' ', known)[:200].strip() or None
 
 
-def own_psnrs(infer: ReconstructionInferencer, result: Mapping) -> list[float]:
+def own_psnrs(
+    infer: ReconstructionInferencer, result: Mapping[str, Any]
+) -> list[float]:
     """PSNR of a result at the model's own K and above, in dB.
 
     Args:

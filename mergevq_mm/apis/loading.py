@@ -16,8 +16,8 @@ from .model import get_model, load_weights
 
 
 def load_for_inference(
-    model: nn.Module | str | os.PathLike | Config,
-    pretrained: bool | str | os.PathLike | None = None,
+    model: nn.Module | str | os.PathLike[str] | Config,
+    pretrained: bool | str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     **kwargs: Any,
 ) -> nn.Module:

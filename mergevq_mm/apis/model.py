@@ -23,6 +23,7 @@ from .model_config import (
     build,
     check_tokenizer,
     complete_model,
+    note,
     override,
     read_model_config,
 )
@@ -30,8 +31,8 @@ from .pretrained import from_pretrained
 
 
 def get_model(
-    model: str | os.PathLike | Config,
-    pretrained: bool | str | os.PathLike = False,
+    model: str | os.PathLike[str] | Config,
+    pretrained: bool | str | os.PathLike[str] = False,
     device: str | torch.device | None = None,
     training: bool = False,
     trust: bool = False,
@@ -74,26 +75,29 @@ def get_model(
             return from_pretrained(model, device=device, **kwargs)
     is_file = not isinstance(model, Config) and is_data(model)
     config, info = read_model_config(model)
-    if pretrained is True:
-        pretrained = _published(config, info, model)
+    checkpoint = pretrained or None
+    if checkpoint is True:
+        checkpoint = _published(config, info, model)
     override(config, kwargs)
     complete_model(config)
     if not training:
         config.model = published_model(config.model)
-    content = load_checkpoint_file(pretrained, trust=trust) if pretrained else {}
+    content = load_checkpoint_file(checkpoint, trust=trust) if checkpoint else {}
     if is_file:
         place_tokenizer(config.model, Path(model).parent)
-        _check_data(config.model, content, str(model), pretrained)
+        _check_data(config.model, content, str(model), checkpoint)
     with described_by(f'"{model}"') if is_file else contextlib.nullcontext():
         built = build(config.model, config.get('default_scope') or 'mmpretrain')
-    if pretrained:
-        load_pretrained(built, fitting_weights(built, content, pretrained))
-    built._config, built._metainfo = config, info
+    if checkpoint:
+        load_pretrained(built, fitting_weights(built, content, checkpoint))
+    note(built, _config=config, _metainfo=info)
     return built.to(device).eval() if device is not None else built.eval()
 
 
 def _check_arguments(
-    model: str | os.PathLike, pretrained: bool | str | os.PathLike, training: bool
+    model: str | os.PathLike[str],
+    pretrained: bool | str | os.PathLike[str],
+    training: bool,
 ) -> None:
     """Refuse what does not go together with a published folder, or a file of data."""
     if Path(model).is_dir():
@@ -113,7 +117,7 @@ def _check_data(
     model: Mapping[str, Any],
     content: Mapping[str, Any],
     source: str,
-    checkpoint: bool | str | os.PathLike,
+    checkpoint: str | os.PathLike[str] | None,
 ) -> None:
     """Compare a config from a file of data with its weights, before it is built."""
     weights = get_state_dict(content)
@@ -127,8 +131,8 @@ def _check_data(
 
 
 def init_model(
-    config: str | os.PathLike | Config,
-    checkpoint: str | os.PathLike | None = None,
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str] | None = None,
     device: str | torch.device | None = None,
     **kwargs: Any,
 ) -> nn.Module:
@@ -147,7 +151,7 @@ def init_model(
 
 
 def load_weights(
-    module: nn.Module, checkpoint: str | os.PathLike, trust: bool = False
+    module: nn.Module, checkpoint: str | os.PathLike[str], trust: bool = False
 ) -> None:
     """Load a checkpoint that has all that a model works with.
 
@@ -166,7 +170,7 @@ def load_weights(
 
 
 def fitting_weights(
-    module: nn.Module, content: Mapping[str, Any], source: str | os.PathLike
+    module: nn.Module, content: Mapping[str, Any], source: str | os.PathLike[str]
 ) -> dict[str, Tensor]:
     """The weights in a checkpoint, if they are all that a model works with.
 
@@ -209,4 +213,4 @@ def _published(config: Config, info: Any, model: object) -> str:
             f'pretrained=True, but no weights are published for {model!r}; give the '
             'path or URL of a checkpoint.'
         )
-    return weights
+    return str(weights)

@@ -22,7 +22,7 @@ from ..utils.published import data_model
 from .hub import index_root, model_info
 
 
-def read_model_config(model: str | os.PathLike | Config) -> tuple[Config, Any]:
+def read_model_config(model: str | os.PathLike[str] | Config) -> tuple[Config, Any]:
     """Config of a model, and what its metafile says where it was given by name.
 
     A ``.py`` config is a script and runs. One of JSON or YAML is data: of it the model
@@ -61,13 +61,14 @@ def read_model_config(model: str | os.PathLike | Config) -> tuple[Config, Any]:
     return config, info
 
 
-def _script(path: str | os.PathLike) -> Config:
+def _script(path: str | os.PathLike[str]) -> Config:
     """The content of a config that is a script, which mmengine runs."""
     if not has_openmmlab():
         raise needs_training(f'The config "{path}", a script,')
     from ..utils.config import load_config
 
-    return load_config(path)
+    config: Config = load_config(path)
+    return config
 
 
 def complete_model(config: Config) -> None:
@@ -118,7 +119,19 @@ def build(model: Mapping[str, Any], scope: str = 'mmpretrain') -> nn.Module:
     from mergevq_mm.registry import MODELS
 
     with DefaultScope.overwrite_default_scope(scope):
-        return MODELS.build(dict(model))
+        built: nn.Module = MODELS.build(dict(model))
+    return built
+
+
+def note(model: nn.Module, **said: Any) -> None:
+    """Set attributes of a model that are none of its parts.
+
+    Args:
+        model (nn.Module): Changed in place.
+        **said (Any): Names and values.
+    """
+    for name, value in said.items():
+        setattr(model, name, value)
 
 
 def check_tokenizer(model: Mapping[str, Any]) -> None:
@@ -136,7 +149,7 @@ def check_tokenizer(model: Mapping[str, Any]) -> None:
 
     tokenizer = model.get('tokenizer') or {}
     path = tokenizer.get('checkpoint')
-    parts = tokenizer.get('model')
+    parts = tokenizer.get('model') or {}
     if path is None or Path(path).suffix != '.safetensors' or isinstance(parts, str):
         return
     announced = tensor_shapes(path)

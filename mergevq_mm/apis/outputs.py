@@ -13,7 +13,7 @@ from ..utils.fileio import write_atomically
 
 
 def write_outputs(
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     outputs: Mapping[str, np.ndarray | bytes],
     task: str,
     inputs: Collection[str] = (),
@@ -52,10 +52,11 @@ def write_outputs(
                 'is not replaced; write to another folder.'
             )
     for name, path in paths.items():
-        if isinstance(outputs[name], np.ndarray):
-            save_png(path, outputs[name], author)
+        made = outputs[name]
+        if isinstance(made, np.ndarray):
+            save_png(path, made, author)
         else:
-            write_atomically(outputs[name], path)
+            write_atomically(made, path)
     return [str(path) for path in paths.values()]
 
 
@@ -72,7 +73,7 @@ def real_paths(listed: Sequence[Any]) -> set[str]:
     return {os.path.realpath(item) for item in items if isinstance(item, str)}
 
 
-def check_apart(inputs: Any, out_dir: str | os.PathLike | None) -> None:
+def check_apart(inputs: Any, out_dir: str | os.PathLike[str] | None) -> None:
     """Refuse to write pictures into a folder that pictures are read from.
 
     Args:
@@ -82,8 +83,9 @@ def check_apart(inputs: Any, out_dir: str | os.PathLike | None) -> None:
     Raises:
         ValueError: If it is such a folder; the next time they would be inputs.
     """
-    given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-    for item in given if out_dir is not None else ():
+    if out_dir is None:
+        return
+    for item in inputs if isinstance(inputs, (list, tuple)) else [inputs]:
         path = os.fspath(item) if isinstance(item, (str, os.PathLike)) else ''
         if path and os.path.realpath(path) == os.path.realpath(out_dir):
             raise ValueError(

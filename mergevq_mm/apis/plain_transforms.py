@@ -25,7 +25,9 @@ _FILTERS = {
 }
 
 
-def plain_transform(step: Mapping[str, Any]) -> Callable[[dict], dict]:
+def plain_transform(
+    step: Mapping[str, Any],
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Build a transform of a published folder.
 
     Args:
@@ -39,6 +41,7 @@ def plain_transform(step: Mapping[str, Any]) -> Callable[[dict], dict]:
     """
     arguments = dict(step)
     kind = str(arguments.pop('type')).rpartition('.')[2]
+    changes: dict[str, Callable[..., np.ndarray]]
     changes = {'ResizeEdge': _edge, 'Resize': _resized, 'CenterCrop': _cropped}
     resizes = kind.startswith('Resize')
     if kind not in changes or resizes and arguments.get('backend') != 'pillow':
@@ -46,7 +49,9 @@ def plain_transform(step: Mapping[str, Any]) -> Callable[[dict], dict]:
     return partial(_apply, partial(changes[kind], **arguments))
 
 
-def _apply(change: Callable[[np.ndarray], np.ndarray], results: dict) -> dict:
+def _apply(
+    change: Callable[[np.ndarray], np.ndarray], results: dict[str, Any]
+) -> dict[str, Any]:
     image = change(results['img'])
     return {**results, 'img': image, 'img_shape': image.shape[:2]}
 
@@ -113,7 +118,7 @@ def _resized(
     backend: str = 'pillow',
     interpolation: str = 'bilinear',
 ) -> np.ndarray:
-    size = (scale, scale) if isinstance(scale, int) else tuple(scale)
+    size = (scale, scale) if isinstance(scale, int) else (scale[0], scale[1])
     return resize(image, size, interpolation)
 
 

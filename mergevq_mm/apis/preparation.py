@@ -34,7 +34,9 @@ _PUBLISHED = {
 _MOST = 2**14  # pixels, or a grey value, of a published transform
 
 
-def validation_pipeline(config: Mapping[str, Any] | None) -> list[dict] | None:
+def validation_pipeline(
+    config: Mapping[str, Any] | None,
+) -> list[dict[str, Any]] | None:
     """The transforms that a config prepares images with in validation.
 
     Args:
@@ -68,7 +70,9 @@ def validation_pipeline(config: Mapping[str, Any] | None) -> list[dict] | None:
     return None
 
 
-def published_preparation(config: Mapping[str, Any] | None) -> list[dict] | None:
+def published_preparation(
+    config: Mapping[str, Any] | None,
+) -> list[dict[str, Any]] | None:
     """What a published folder says of the preparation, as plain data.
 
     Args:
@@ -103,7 +107,7 @@ def _check_published(steps: Any) -> None:
             )
 
 
-def _is_plain(step: Mapping) -> bool:
+def _is_plain(step: Mapping[str, Any]) -> bool:
     """Whether a transform is one that a published folder may name."""
     kind = _kind(step)
     if step.get('type') != f'mmpretrain.{kind}' or kind not in _PUBLISHED:
@@ -137,7 +141,7 @@ class Preparation:
 
     def __init__(
         self,
-        pipeline: Sequence[Mapping] | None,
+        pipeline: Sequence[Mapping[str, Any]] | None,
         size: int,
         stride: int,
         scope: str = 'mmpretrain',
@@ -192,7 +196,8 @@ class Preparation:
             rows, columns = (n // self.stride * self.stride for n in made.shape[:2])
             made = _centre(made, rows, columns)
         self._check_made(made, max_positions)
-        return made[..., ::-1].copy()
+        prepared: np.ndarray = made[..., ::-1].copy()
+        return prepared
 
     def _check_made(self, made: np.ndarray, max_positions: int) -> None:
         """Refuse what no encoder takes, if a pipeline makes such."""
@@ -230,7 +235,9 @@ class Preparation:
             f"and fit='{fit}'; crop it, or give a smaller size or fit='crop'."
         )
 
-    def _build(self, size: int, fit: str) -> list[Callable[[dict], dict]]:
+    def _build(
+        self, size: int, fit: str
+    ) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
         """The transforms for a size; none where the pipeline brings to no size."""
         from mergevq_mm.registry import TRANSFORMS
 
@@ -240,7 +247,7 @@ class Preparation:
         sized = {'ResizeEdge', 'Resize', 'RandomCrop', 'CenterCrop'} & set(kinds)
         if not sized or fit == 'whole' and not sized - {'CenterCrop'}:
             return []
-        built: list[Callable[[dict], dict]] = []
+        built: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
         for kind, step in zip(kinds, self.steps, strict=True):
             if kind == 'CenterCrop' and fit == 'whole':
                 continue
@@ -256,7 +263,9 @@ class Preparation:
                 built.append(TRANSFORMS.build(step))
         return built
 
-    def _scaled(self, step: dict, kind: str, size: int, fit: str) -> dict:
+    def _scaled(
+        self, step: dict[str, Any], kind: str, size: int, fit: str
+    ) -> dict[str, Any]:
         """A transform with its numbers of pixels for another size."""
         if kind == 'ResizeEdge' and fit == 'whole':
             return {**step, 'scale': size, 'edge': 'short'}
@@ -272,16 +281,21 @@ class Preparation:
         return {k: scale(v) if k in named else v for k, v in step.items()}
 
 
-def _run(steps: Sequence[Callable[[dict], dict]], pixels: np.ndarray) -> np.ndarray:
+def _run(
+    steps: Sequence[Callable[[dict[str, Any]], dict[str, Any]]], pixels: np.ndarray
+) -> np.ndarray:
     """Transforms of mmcv on RGB; BGR comes out."""
-    results = {'img': np.ascontiguousarray(pixels[..., ::-1])}
+    results: dict[str, Any] = {'img': np.ascontiguousarray(pixels[..., ::-1])}
     results['img_shape'] = results['ori_shape'] = pixels.shape[:2]
     for step in steps:
         results = step(results)
-    return results['img']
+    image: np.ndarray = results['img']
+    return image
 
 
-def _place(step: dict, fit: str, resize: bool, results: dict) -> dict:
+def _place(
+    step: dict[str, Any], fit: str, resize: bool, results: dict[str, Any]
+) -> dict[str, Any]:
     """A validation's RandomCrop, which pads, without its chance.
 
     Where padding fills the crop exactly there is no chance in it. An image of another
@@ -311,7 +325,8 @@ def _place(step: dict, fit: str, resize: bool, results: dict) -> dict:
 
 def _covers(size: tuple[int, int], image: np.ndarray) -> float:
     """How much larger an image must be to cover a size."""
-    return max(n / m for n, m in zip(size, image.shape[:2], strict=True))
+    shape: tuple[int, int] = image.shape[:2]
+    return max(n / m for n, m in zip(size, shape, strict=True))
 
 
 def _borders(padding: Any) -> tuple[int, int, int, int]:
@@ -329,7 +344,7 @@ def _centre(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return image[top : top + rows, left : left + columns]
 
 
-def _kind(step: Mapping) -> str:
+def _kind(step: Mapping[str, Any]) -> str:
     """Name of a transform without its scope."""
     kind = step.get('type', '')
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
@@ -362,5 +377,5 @@ def preparation_of(config: Config | None, size: int, stride: int) -> Preparation
     Returns:
         Preparation: Of the config, or without one by Lanczos.
     """
-    scope = (config or {}).get('default_scope') or 'mmpretrain'
-    return Preparation(validation_pipeline(config), size, stride, scope)
+    scope = None if config is None else config.get('default_scope')
+    return Preparation(validation_pipeline(config), size, stride, scope or 'mmpretrain')

@@ -16,14 +16,14 @@ from ..utils.checkpoint_file import load_checkpoint_file
 from ..utils.export import CONFIG, check_fit, fill, read_config, tensor_shapes
 from ..utils.published import TOKENIZER_FOLDER, WEIGHTS, place_tokenizer
 from ..utils.shipped import find_model, shipped_models
-from .model_config import build, check_tokenizer, override
+from .model_config import build, check_tokenizer, note, override
 
 REPOSITORY = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
 _FILES = [CONFIG, WEIGHTS, 'README.md', f'{TOKENIZER_FOLDER}/*']
 
 
 def from_pretrained(
-    source: str | os.PathLike,
+    source: str | os.PathLike[str],
     device: str | torch.device | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -69,13 +69,15 @@ def from_pretrained(
     with described_by(described):
         model = build(built_cfg)
     fill(model, load_checkpoint_file(folder / WEIGHTS), source)
-    model._config = Config({'model': built_cfg, 'metadata': metadata})
-    model._metainfo = None
-    model.is_init = True  # init_weights would draw new ones
+    config = Config({'model': built_cfg, 'metadata': metadata})
+    # Otherwise init_weights would draw new ones.
+    note(model, _config=config, _metainfo=None, is_init=True)
     return model.to(device).eval() if device is not None else model.eval()
 
 
-def _fetch(source: str | os.PathLike, revision: str | None, token: str | None) -> Path:
+def _fetch(
+    source: str | os.PathLike[str], revision: str | None, token: str | None
+) -> Path:
     """The folder of a model, fetched from the hub where it is not on the disk."""
     source = find_model(source)
     if Path(source).is_dir():

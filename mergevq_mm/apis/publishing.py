@@ -27,8 +27,8 @@ from .pretrained import REPOSITORY, hub_package
 
 def save_pretrained(
     model: nn.Module,
-    folder: str | os.PathLike,
-    config: str | os.PathLike | Config | Mapping[str, Any] | None = None,
+    folder: str | os.PathLike[str],
+    config: str | os.PathLike[str] | Config | Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     half: bool = False,
 ) -> Path:
@@ -102,9 +102,9 @@ def _save_tokenizer(
 
 
 def push_to_hub(
-    model: nn.Module | str | os.PathLike,
+    model: nn.Module | str | os.PathLike[str],
     repo_id: str,
-    config: str | os.PathLike | Config | Mapping[str, Any] | None = None,
+    config: str | os.PathLike[str] | Config | Mapping[str, Any] | None = None,
     private: bool = False,
     token: str | None = None,
     commit_message: str = 'Upload with mergevq_mm',
@@ -150,9 +150,9 @@ def push_to_hub(
 
 
 def export_checkpoint(
-    config: str | os.PathLike | Config,
-    checkpoint: str | os.PathLike,
-    folder: str | os.PathLike,
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     trust: bool = False,
     metadata: Mapping[str, Any] | None = None,
     half: bool = False,
@@ -181,7 +181,7 @@ def export_checkpoint(
 
 
 def _config_of(
-    model: nn.Module, config: str | os.PathLike | Config | Mapping[str, Any] | None
+    model: nn.Module, config: str | os.PathLike[str] | Config | Mapping[str, Any] | None
 ) -> Mapping[str, Any]:
     """Config that a model was built from, or that of the model alone."""
     if config is None:

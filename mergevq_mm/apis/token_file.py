@@ -151,7 +151,7 @@ def unpack(content: bytes, name: str = 'The file') -> TokenFile:
     return tokens
 
 
-def read_token_file(path: str | os.PathLike) -> TokenFile:
+def read_token_file(path: str | os.PathLike[str]) -> TokenFile:
     """Read the tokens of an image from a file.
 
     Args:

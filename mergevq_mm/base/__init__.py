@@ -16,6 +16,7 @@ trained model needs, and the rest says in one sentence what to install.
 ``process``    device, ranks, log, iteration of the run
 ============== =========================================================================
 
-What only training needs is imported where it is needed, and not here. Nothing of this
-room imports another one.
+What only training needs is imported where it is needed, and not here. A type checker
+reads the small classes, as OpenMMLab's have no types. Nothing of this room imports
+another one.
 """

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .tier import has_openmmlab
 
-if TYPE_CHECKING or has_openmmlab():
+if not TYPE_CHECKING and has_openmmlab():
     from mmengine.device import get_device
     from mmengine.dist import (
         all_reduce,

@@ -34,7 +34,7 @@ def _command(
     commands: Any, name: str, text: str, more: str = ''
 ) -> argparse.ArgumentParser:
     """A command with ``--debug``."""
-    parser = commands.add_parser(
+    parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,
         description=f'{text[0].upper()}{text[1:]}.\n\n{more}'.rstrip(),

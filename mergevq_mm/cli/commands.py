@@ -252,9 +252,9 @@ def generate(args: argparse.Namespace) -> None:
         stats.append(result['stats'])
     labels = [f'class {label}' for label in classes]
     grid = sample_grid(made, columns=len(classes), captions=labels)
-    (grid,) = write_outputs(args.out, {'grid.png': grid}, infer.task)
+    (path,) = write_outputs(args.out, {'grid.png': grid}, infer.task)
     print(sampling_words(result['keep'], stats))
-    print(f'{len(made)} images: {args.out}/, {grid}')
+    print(f'{len(made)} images: {args.out}/, {path}')
 
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -296,8 +296,8 @@ def edit(args: argparse.Namespace) -> None:
         print(result['files'][0], flush=True)
     labels = ['image', 'region', *(f'edit {place}' for place in range(args.num))]
     grid = sample_grid(pictures, columns=2 + args.num, captions=labels)
-    (grid,) = write_outputs(args.out, {'grid.png': grid}, infer.task, infer.sources)
-    print(f'{args.out}/, {grid}')
+    (path,) = write_outputs(args.out, {'grid.png': grid}, infer.task, infer.sources)
+    print(f'{args.out}/, {path}')
 
 
 def export(args: argparse.Namespace) -> None:
@@ -310,13 +310,14 @@ def export(args: argparse.Namespace) -> None:
     from mergevq_mm.apis.loading import load_for_inference
 
     model = load_for_inference(**model_arguments(args))
-    if hasattr(model, 'tokenizer'):
-        model.tokenizer.init_weights()  # an early error where its file is missing
+    tokenizer = getattr(model, 'tokenizer', None)
+    if tokenizer is not None:
+        tokenizer.init_weights()  # an early error where its file is missing
     metadata = {'images': args.images} if args.images else None
     folder = save_pretrained(model, args.folder, metadata=metadata, half=args.half)
     for path in sorted(path for path in folder.rglob('*') if path.is_file()):
         print(f'{path}: {path.stat().st_size:,} bytes')
-    generator = hasattr(model, 'tokenizer')
+    generator = tokenizer is not None
     number = sum(p.numel() for p in model.parameters())
     name = shlex.quote(str(folder))
     print(

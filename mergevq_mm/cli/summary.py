@@ -28,13 +28,13 @@ class ReconstructionSummary:
 
     def __init__(self) -> None:
         self.images = self.files = 0
-        self._table: list[tuple] = []
+        self._table: list[tuple[Any, ...]] = []
         self._shown: list[Any] = []
         # By the place of a K among those that were asked for: a share is another K for
         # each size.
-        self._by_place: dict[int, list[dict]] = defaultdict(list)
+        self._by_place: dict[int, list[dict[str, Any]]] = defaultdict(list)
 
-    def add(self, result: dict, number: int) -> list[str]:
+    def add(self, result: dict[str, Any], number: int) -> list[str]:
         """Note a result.
 
         Args:
@@ -106,7 +106,7 @@ class ReconstructionSummary:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator='\n')
         writer.writerows([COLUMNS, *self._table])
-        made = {
+        made: dict[str, np.ndarray | bytes] = {
             'contact_sheet.png': contact_sheet(self._shown),
             'summary.csv': text.getvalue().encode(),
         }

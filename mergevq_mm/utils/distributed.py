@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+from typing import TypeVar
 
-from torch import distributed, nn
+from torch import distributed
+
+Module = TypeVar('Module')
 
 
-def unwrap(module: nn.Module) -> nn.Module:
+def unwrap(module: Module) -> Module:
     """Take a module out of its wrapper, distributed or for augmented tests.
 
     Args:
@@ -20,7 +23,8 @@ def unwrap(module: nn.Module) -> nn.Module:
     from ..base.module import BaseTTAModel, is_model_wrapper
 
     while is_model_wrapper(module) or isinstance(module, BaseTTAModel):
-        module = module.module
+        inner: Module = module.module
+        module = inner
     return module
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergevq_mm.utils.official_tokenizer import tokenizer_to_ours
+from mergevq_mm.official.tokenizer import tokenizer_to_ours
 
 FOLDER = Path(
     os.environ.get('MERGEVQ_GOLDEN', Path(__file__).parents[3] / 'shared' / 'golden')

@@ -71,6 +71,15 @@ def test_a_budget_gives_the_codes_of_its_model(model, tokenizer):
         tokenizer.encode(images(size=10), budget)
 
 
+@torch.no_grad()
+def test_the_size_of_images_may_stand_in_json(checkpoint, tokenizer):
+    cfg = model_cfg()
+    cfg['backbone']['img_size'] = [SIZE, SIZE]
+    same = FrozenTokenizer(cfg, str(checkpoint))
+    assert same.image_size == (SIZE, SIZE)
+    assert torch.equal(same.encode(images(), 6).index, tokenizer.encode(images(), 6)[0])
+
+
 @pytest.mark.parametrize('keep', [6, 9, 16, None])
 @torch.no_grad()
 def test_finds_the_codes_and_images_of_its_model(model, tokenizer, keep):

@@ -19,13 +19,13 @@ from torch.testing import assert_close
 from mergevq_mm.apis import from_pretrained
 from mergevq_mm.models.backbones.architectures import ARCHITECTURES
 from mergevq_mm.models.generators import MergeAR
-from mergevq_mm.utils.building import build_on_meta
-from mergevq_mm.utils.official_file import averaged_names, choose_weights
-from mergevq_mm.utils.official_generator import ffn_multiple, read_generator
-from mergevq_mm.utils.official_tokenizer import (
+from mergevq_mm.official.file import averaged_names, choose_weights
+from mergevq_mm.official.generator import ffn_multiple, read_generator
+from mergevq_mm.official.tokenizer import (
     tokenizer_to_official,
     tokenizer_to_ours,
 )
+from mergevq_mm.utils.building import build_on_meta
 
 TESTS = Path(__file__).parents[1]
 sys.path += [str(TESTS / 'test_models'), str(TESTS / 'test_models/test_generators')]
@@ -319,7 +319,7 @@ def test_generator_folder_has_its_tokenizer(
         keep=64,
         candidates=[64],
     )
-    from mergevq_mm.utils.official_generator import generator_to_official
+    from mergevq_mm.official.generator import generator_to_official
 
     theirs = generator_to_official(model.state_dict()).weights
     source = lightning(tmp_path / 'gpt.ckpt', theirs)

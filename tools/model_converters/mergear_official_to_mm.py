@@ -87,17 +87,17 @@ def build_generator(model: dict[str, Any], split: Sequence[int], meta: bool) -> 
 
 def convert(args: argparse.Namespace) -> Path:
     """Theirs to ours."""
-    from mergevq_mm.utils.checkpoint import get_state_dict
-    from mergevq_mm.utils.official_file import (
+    from mergevq_mm.official.file import (
         check_conversion,
         choose_weights,
         filled_state,
     )
-    from mergevq_mm.utils.official_generator import (
+    from mergevq_mm.official.generator import (
         find_prefix,
         generator_to_ours,
         read_split,
     )
+    from mergevq_mm.utils.checkpoint import get_state_dict
 
     to_folder = Path(args.out).suffix not in ('.pth', '.safetensors')
     if to_folder and args.tokenizer is None:
@@ -160,8 +160,8 @@ def write_with_tokenizer(
 
 def convert_back(args: argparse.Namespace) -> Path:
     """Ours to theirs."""
+    from mergevq_mm.official.generator import generator_to_official
     from mergevq_mm.utils.checkpoint import get_state_dict
-    from mergevq_mm.utils.official_generator import generator_to_official
 
     content, _ = common.read_source(args.source, args.trust)
     found = generator_to_official(get_state_dict(content), args.prefix)

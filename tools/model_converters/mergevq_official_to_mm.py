@@ -134,16 +134,16 @@ def write(
 def convert(args: argparse.Namespace) -> Path:
     """Theirs to ours."""
     from mergevq_mm.apis.model_config import build
-    from mergevq_mm.utils.building import build_on_meta
-    from mergevq_mm.utils.official_file import (
+    from mergevq_mm.official.file import (
         check_conversion,
         choose_weights,
         filled_state,
     )
-    from mergevq_mm.utils.official_tokenizer import (
+    from mergevq_mm.official.tokenizer import (
         find_patch_stem,
         tokenizer_to_ours,
     )
+    from mergevq_mm.utils.building import build_on_meta
 
     content, _ = read_source(args.source, args.trust)
     weights, kind = choose_weights(content, args.weights)
@@ -165,9 +165,9 @@ def convert(args: argparse.Namespace) -> Path:
 
 def convert_back(args: argparse.Namespace) -> Path:
     """Ours to theirs."""
+    from mergevq_mm.official.file import averaged_names
+    from mergevq_mm.official.tokenizer import PATCH_NAMES, tokenizer_to_official
     from mergevq_mm.utils.checkpoint import get_state_dict
-    from mergevq_mm.utils.official_file import averaged_names
-    from mergevq_mm.utils.official_tokenizer import PATCH_NAMES, tokenizer_to_official
 
     content, metadata = read_source(args.source, args.trust)
     names = args.patch_names or metadata.get('patch_names') or PATCH_NAMES

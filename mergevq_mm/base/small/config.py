@@ -40,7 +40,8 @@ class ConfigDict(dict):
             kind = type(self).__name__
             raise AttributeError(f'{kind!r} has no attribute {name!r}') from None
 
-    __setattr__ = __setitem__
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ConfigDict:
         return type(self)(self.to_dict())

@@ -13,7 +13,7 @@ class BaseInferencer:
     visualize_kwargs: set[str] = set()
     postprocess_kwargs: set[str] = set()
 
-    def preprocess(self, inputs: Any, batch_size: int = 1, **kwargs: Any) -> Any:
+    def preprocess(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Batches of what a subclass works on."""
         raise NotImplementedError
 

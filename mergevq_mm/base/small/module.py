@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..tier import needs_training
@@ -99,6 +99,13 @@ class BaseModel(BaseModule):
 
     test_step = val_step
 
+    def parse_losses(self, losses: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Refuse losses, see :meth:`train_step`."""
+        raise needs_training('A loss')
+
+    def _run_forward(self, data: Any, mode: str) -> Any:
+        raise needs_training('The batch of a data loader')
+
 
 def is_model_wrapper(module: nn.Module) -> bool:
     """Whether a module wraps another one for distributed work."""
@@ -108,8 +115,13 @@ def is_model_wrapper(module: nn.Module) -> bool:
 class MMDistributedDataParallel(nn.Module):
     """Stands for mmengine's wrapper, which the small tier does not have."""
 
+    module: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise needs_training(f'{type(self).__name__}')
+
+    def _run_forward(self, data: Any, mode: str) -> Any:
+        raise needs_training('The batch of a data loader')
 
 
 class ExponentialMovingAverage(MMDistributedDataParallel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 _HYBRID = {'stem': 'hybrid', 'num_res_blocks': 4, 'num_layers': 12}
 _STRIDE_8 = {**_HYBRID, 'channel_mult': (1, 2, 4, 8)}
@@ -33,7 +34,7 @@ ARCHITECTURES = {
 }
 
 
-def read_architecture(arch: str | dict) -> dict:
+def read_architecture(arch: str | dict[str, Any]) -> dict[str, Any]:
     """Look a named architecture up, or check the keys of one given as a dict."""
     if isinstance(arch, str):
         one_of('arch', arch, ARCHITECTURES)
@@ -54,7 +55,7 @@ def read_architecture(arch: str | dict) -> dict:
     return dict(arch)
 
 
-def one_of(name: str, value: object, known: Sequence | dict) -> None:
+def one_of(name: str, value: object, known: Sequence[Any] | dict[str, Any]) -> None:
     """Refuse a value that is not among the known ones."""
     if value not in known:
         raise ValueError(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..utils.attention import MergingBlock
 from ..utils.group_map import in_raster_order
 from ..utils.precision import no_autocast
 from ..utils.structures import MergedTokens
@@ -85,6 +86,7 @@ def class_attention(
     for block, r in zip(encoder.layers[:wanted], plan[:wanted], strict=True):
         x, size, matches = block(x, size, matches, r)
     block = encoder.layers[wanted]
+    assert isinstance(block, MergingBlock)
     weights = attention_of_first(
         block.norm1(x), block.attn.qkv, block.attn.num_heads, size
     )  # B×h×T
@@ -118,4 +120,5 @@ def attention_of_first(
     scores = scores.squeeze(2) / (dim // num_heads) ** 0.5
     if size is not None:
         scores = scores + size.float().log().unsqueeze(1)
-    return scores.softmax(dim=-1)
+    weights: Tensor = scores.softmax(dim=-1)
+    return weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class MergeVQEncoder(BaseBackbone):
 
     def __init__(
         self,
-        arch: str | dict = 'g+r-d64',
+        arch: str | dict[str, Any] = 'g+r-d64',
         img_size: int | tuple[int, int] = 256,
         in_channels: int = 3,
         pos_embed: bool | str | None = None,
@@ -100,7 +101,7 @@ class MergeVQEncoder(BaseBackbone):
         drop_path_rate: float = 0.0,
         layer_scale: float = 1e-5,
         recompute_stages: int = 0,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         arch = read_architecture(arch)
@@ -109,7 +110,7 @@ class MergeVQEncoder(BaseBackbone):
         self.stem = build_stem(arch, in_channels, recompute_stages)
         self.embed_dims = self.stem.out_channels
         self.stride = self.stem.stride
-        self.num_layers = arch['num_layers']
+        self.num_layers: int = arch['num_layers']
         self.schedule = schedule
         self.keep = keep
         self.out_type = out_type
@@ -117,9 +118,11 @@ class MergeVQEncoder(BaseBackbone):
         self.out_indices = read_indices(out_indices, self.num_layers)
         check_stages(self.out_stages, len(self.stem.stage_channels))
 
-        pair = isinstance(img_size, Sequence)
-        self.img_size = img_size if pair else (img_size, img_size)
-        self.grid = self.grid_of(*self.img_size)
+        if not isinstance(img_size, Sequence):
+            img_size = (img_size, img_size)
+        height, width = img_size  # a list, where it comes from JSON
+        self.img_size = (height, width)
+        self.grid = self.grid_of(height, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.embed_dims))
         self.pos_embed: nn.Parameter | None = None
         if pos_embed is None:
@@ -144,7 +147,8 @@ class MergeVQEncoder(BaseBackbone):
         self.frozen_stages = frozen_stages
         self._freeze_stages()
         self._init_parameters(sincos=pos_embed == 'sincos')
-        self._register_load_state_dict_pre_hook(self._fit_loaded_positions)
+        register = self._register_load_state_dict_pre_hook
+        register(self._fit_loaded_positions)  # type: ignore[no-untyped-call]  # torch's
 
     # ------------------------------------------------------------------ tokenizer
 
@@ -289,12 +293,7 @@ class MergeVQEncoder(BaseBackbone):
         """
         length = grid[0] * grid[1]
         if removed is not None:
-            if len(removed) != self.num_layers:
-                raise ValueError(
-                    f'removed={list(removed)} has {len(removed)} numbers; give one for '
-                    f'each of the {self.num_layers} blocks.'
-                )
-            check_removed(length, removed)
+            check_removed(length, removed, self.num_layers)
             return removed
         keep = resolve_keep(keep, length)
         return merge_schedule(length, keep, self.num_layers, self.schedule)
@@ -311,7 +310,8 @@ class MergeVQEncoder(BaseBackbone):
         on_grid = recover_tokens(x, group)  # B×L×D
         if self.out_type == 'avg_featmap':
             return on_grid.mean(dim=1)
-        return on_grid.transpose(1, 2).unflatten(2, grid)
+        maps: Tensor = on_grid.transpose(1, 2).unflatten(2, grid)
+        return maps
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of the tokens of an image of so many pixels."""
@@ -327,7 +327,7 @@ class MergeVQEncoder(BaseBackbone):
     def _init_parameters(self, sincos: bool) -> None:
         init_transformer(self.layers)
         nn.init.normal_(self.cls_token, std=1e-6)
-        if sincos:
+        if self.pos_embed is not None and sincos:
             self.pos_embed.data.copy_(sincos_positions(self.grid, self.embed_dims))
         elif self.pos_embed is not None:
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -350,7 +350,7 @@ class MergeVQEncoder(BaseBackbone):
             ) from error
 
     def _fit_loaded_positions(
-        self, state_dict: dict, prefix: str, *args: object
+        self, state_dict: dict[str, Any], prefix: str, *args: object
     ) -> None:
         """Fit the position embedding of a checkpoint made for another grid."""
         if self.pos_embed is not None:

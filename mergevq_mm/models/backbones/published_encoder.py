@@ -15,7 +15,7 @@ from .mergevq_encoder import MergeVQEncoder
 
 
 @MODELS.register_module(name='PublishedEncoder')
-def published_encoder(folder: str | os.PathLike, **kwargs: Any) -> MergeVQEncoder:
+def published_encoder(folder: str | os.PathLike[str], **kwargs: Any) -> MergeVQEncoder:
     """Build the encoder of a folder that ``export`` or ``save_pretrained`` wrote.
 
     Args:
@@ -44,7 +44,9 @@ def published_encoder(folder: str | os.PathLike, **kwargs: Any) -> MergeVQEncode
         'checkpoint': str(folder / WEIGHTS),
         'prefix': 'backbone.',
     }
-    encoder = MODELS.build({**model['backbone'], 'init_cfg': init_cfg, **kwargs})
+    encoder: MergeVQEncoder = MODELS.build(
+        {**model['backbone'], 'init_cfg': init_cfg, **kwargs}
+    )
     if encoder.init_cfg:
         encoder.init_weights()
         encoder.is_init = False  # a runner's init_weights loads them once more

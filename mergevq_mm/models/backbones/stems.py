@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ class HybridStem(BaseModule):
         widths = [base_channels * mult for mult in channel_mult]
         self.out_channels = widths[-1]
         self.stage_channels = tuple(widths)
-        self.stride = 2 ** (len(widths) - 1)
+        self.stride = 1 << (len(widths) - 1)
         self.conv_in = nn.Conv2d(in_channels, base_channels, 3, padding=1, bias=False)
         self.stages = nn.ModuleList()
         self.downsamples = nn.ModuleList()
@@ -104,7 +105,7 @@ class PatchStem(BaseModule):
 
 
 def build_stem(
-    arch: dict, in_channels: int, recompute_stages: int = 0
+    arch: dict[str, Any], in_channels: int, recompute_stages: int = 0
 ) -> HybridStem | PatchStem:
     """The stem of an architecture.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ class MergeVQDecoder(BaseModule):
         norm_groups: int = 32,
         out_channels: int = 3,
         recompute_stages: int = 0,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         widths = [base_channels * mult for mult in channel_mult]
@@ -69,7 +70,7 @@ class MergeVQDecoder(BaseModule):
         check_recompute(recompute_stages, len(widths))
         self.recomputed_from = len(widths) - recompute_stages
         self.bits = bits
-        self.stride = 2 ** (len(widths) - 1)
+        self.stride = 1 << (len(widths) - 1)
         self.conv_in = nn.Conv2d(bits, dim, 3, padding=1)
         self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.layers = nn.ModuleList(
@@ -128,4 +129,5 @@ class MergeVQDecoder(BaseModule):
             x = run_stage(stage, x, i >= self.recomputed_from)
             if i < len(self.upsamples):
                 x = self.upsamples[i](x)
-        return self.conv_out(norm_silu(self.norm_out, x, self.fused_norms))
+        images: Tensor = self.conv_out(norm_silu(self.norm_out, x, self.fused_norms))
+        return images

@@ -48,7 +48,7 @@ class StaticMemory:
         self.far = self.code.new_zeros(2)
         self.joined: list[Tensor] | None = None
         self.replays: dict[int, Callable[[], None] | None] = {}
-        self.made_for: tuple | None = None
+        self.made_for: tuple[Any, ...] | None = None
         self.user = weakref.ref(decoding)
 
     @property
@@ -91,7 +91,7 @@ def buffers(decoding: RasterDecoding) -> list[Tensor]:
     return found
 
 
-def kind_of(decoding: RasterDecoding) -> tuple:
+def kind_of(decoding: RasterDecoding) -> tuple[Any, ...]:
     """What batches have in common that can use the same graphs."""
     store, rule = decoding.cache.store, decoding.rule
     # How strong guidance is stands in a tensor.
@@ -111,7 +111,7 @@ def kind_of(decoding: RasterDecoding) -> tuple:
     )
 
 
-_memory: weakref.WeakKeyDictionary[Any, OrderedDict[tuple, StaticMemory]]
+_memory: weakref.WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], StaticMemory]]
 _memory, _lock = weakref.WeakKeyDictionary(), threading.Lock()
 
 
@@ -175,10 +175,11 @@ class Captured:
         if read not in memory.replays:
             memory.replays[read] = None
             self.graphs.warm_up(work)
-        else:
-            if memory.replays[read] is None:
-                memory.replays[read] = self.graphs.capture(work)
-            memory.replays[read]()
+            return
+        replay = memory.replays[read]
+        if replay is None:
+            replay = memory.replays[read] = self.graphs.capture(work)
+        replay()
 
     def work(self, read: int) -> None:
         """Do the work in static memory."""

@@ -41,7 +41,8 @@ class SamplingRule:
     def part(self, name: str, part: int) -> float:
         """Value of an attribute for one part of a code."""
         value = getattr(self, name)
-        return value[part] if isinstance(value, (list, tuple)) else value
+        one: float = value[part] if isinstance(value, (list, tuple)) else value
+        return one
 
     @property
     def guided(self) -> bool:
@@ -136,12 +137,13 @@ class CodeDrawing:
     noise: Tensor
     index: Tensor
     beginnings: Beginnings | None = field(default=None, kw_only=True)
-    scale: Tensor | None = field(default=None, kw_only=True)
+    scale: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]  # set below
     joined: JoinedWeights = field(init=False)
 
     def __post_init__(self) -> None:
         if self.scale is None:
-            self.scale = self.rule.scales(*self.noise.shape[1:], like=self.noise)
+            _, length, parts = self.noise.shape
+            self.scale = self.rule.scales(length, parts, like=self.noise)
         network = self.network
         self.joined = JoinedWeights(network.transformer, network.head.transformer)
 
@@ -152,6 +154,7 @@ class CodeDrawing:
 
     def begun(self, there: Tensor) -> Tensor:
         """Where groups begin that are there (B×K bool), B×K int64, -1 for others."""
+        assert self.beginnings is not None
         first = split_places(self.index, self.beginnings.bits)[1]
         return first.masked_fill(~there, -1)
 
@@ -181,6 +184,7 @@ class CodeDrawing:
         def choose(part: int, logits: Tensor, before: Tensor | None) -> Tensor:
             logits = self.rule.guide(part, logits, scale)
             if part == 0 and self.beginnings is not None:
+                assert begins is not None and ranks is not None
                 choose_place = partial(self.rule.choose, 0)
                 return self.beginnings.choose(
                     begins, ranks, choose_place, logits, noise

@@ -49,20 +49,22 @@ class CodeGenerator(TokenGenerator):
         ValueError: If an argument is not known or does not fit the tokenizer.
     """
 
+    prefix_factors: Tensor
+
     def __init__(
         self,
-        tokenizer: dict,
-        arch: str | dict = 'L',
+        tokenizer: dict[str, Any],
+        arch: str | dict[str, Any] = 'L',
         num_classes: int = 1000,
-        keep: int | dict | None = None,
+        keep: int | dict[str, Any] | None = None,
         merge_token: bool = True,
         class_dropout: float = 0.1,
         dropout: float = 0.1,
         label_smoothing: float = 0.0,
         first_places: bool = False,
-        sample_cfg: dict | None = None,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        sample_cfg: dict[str, Any] | None = None,
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
             tokenizer, num_classes, keep, sample_cfg, data_preprocessor, init_cfg
@@ -101,8 +103,8 @@ class CodeGenerator(TokenGenerator):
     def init_weights(self) -> None:
         """Normal weights of deviation 0.02 and heads of zeros, then ``init_cfg``'s."""
         init_llama(self)
-        for head in self.head.heads:
-            nn.init.zeros_(head.weight)
+        for head in self.head.heads.parameters():  # they have no biases
+            nn.init.zeros_(head)
         super().init_weights()
 
     def embed_prefix(self, labels: Tensor, keep: int) -> Tensor:
@@ -203,7 +205,8 @@ class CodeGenerator(TokenGenerator):
             a code does not have two), before them ``loss_place`` where first places
             are drawn, and the share of the tokens all of whose parts were likeliest.
         """
-        losses, right = {}, torch.ones_like(index, dtype=torch.bool)
+        losses: dict[str, Tensor] = {}
+        right = torch.ones_like(index, dtype=torch.bool)
         parts = split_index(index, self.head.split)
         placed = bool(self.place_bits)
         names = [f'part{i}' for i in range(len(parts) - placed)]

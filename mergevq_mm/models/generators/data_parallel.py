@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def guarded_train_step(
     called: BaseModel | MMDistributedDataParallel,
     model: BaseModel,
-    data: dict,
+    data: dict[str, Any],
     optim_wrapper: OptimWrapper,
 ) -> dict[str, Tensor]:
     """Update the weights, unless loss or gradients are not finite on some rank.
@@ -50,6 +50,8 @@ class GuardedDistributedDataParallel(MMDistributedDataParallel):
     mmengine's wrapper does the training step itself instead of asking the model.
     """
 
-    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+    def train_step(
+        self, data: dict[str, Any], optim_wrapper: OptimWrapper
+    ) -> dict[str, Tensor]:
         """See :func:`guarded_train_step`."""
         return guarded_train_step(self, self.module, data, optim_wrapper)

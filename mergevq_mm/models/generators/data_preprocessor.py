@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,9 @@ class GeneratorDataPreprocessor(BaseDataPreprocessor):
         super().__init__(non_blocking)
         self.to_rgb = to_rgb
 
-    def forward(self, data: Mapping, training: bool = False) -> dict:
+    def forward(
+        self, data: Mapping[str, Any], training: bool = False
+    ) -> dict[str, Any]:
         """Prepare a batch.
 
         Args:

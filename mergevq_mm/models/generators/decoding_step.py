@@ -57,26 +57,38 @@ def check_step(step: str, device: torch.device, speculative: int = 0) -> None:
         )
 
 
-def make_step(
-    step: str, decoding: RasterDecoding
-) -> Step | Callable[[int], Tensor] | None:
-    """What is to be called for each token, or for each pass where there are drafts.
+def make_step(step: str, decoding: RasterDecoding) -> Step | None:
+    """What is to be called for each token.
 
     Args:
         step (str): Checked, of :data:`STEPS`.
         decoding (RasterDecoding): The samples.
 
     Returns:
-        Callable, optional: For :func:`.raster_decoding.decode_raster` or
-        :func:`.speculative.decode_speculatively`; None for 'eager'.
+        Step, optional: For :func:`.raster_decoding.decode_raster`; None for 'eager'.
     """
     if step == 'eager':
         return None
-    if decoding.drafting is not None:
-        return CapturedPass(decoding, partial(draft_pass, decoding), 'drafts')
-    compiled = step.startswith('compile')
-    run = CompiledStep(decoding) if compiled else partial(decode_step, decoding)
+    run: Step = partial(decode_step, decoding)
+    if step.startswith('compile'):
+        run = CompiledStep(decoding)
     return CapturedStep(decoding, run, step) if step.endswith('graph') else run
+
+
+def make_pass(step: str, decoding: RasterDecoding) -> CapturedPass | None:
+    """What is to be called for each pass of drafts.
+
+    Args:
+        step (str): Checked, of :data:`STEPS`.
+        decoding (RasterDecoding): The samples, with their drafting.
+
+    Returns:
+        CapturedPass, optional: For :func:`.speculative.decode_speculatively`; None for
+        'eager'.
+    """
+    if step == 'eager':
+        return None
+    return CapturedPass(decoding, partial(draft_pass, decoding), 'drafts')
 
 
 @cache

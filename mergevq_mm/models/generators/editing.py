@@ -35,7 +35,7 @@ class KnownCodes(NamedTuple):
         free (Tensor): Whether a raster position is to be drawn anew, B×L bool.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # no tuple.index is missed
     group: Tensor
     free: Tensor
 
@@ -122,7 +122,8 @@ def read_region(
 
 def _where(bad: Tensor) -> list[int]:
     """Numbers of the images that are bad."""
-    return bad.nonzero().flatten().tolist()
+    numbers: list[int] = bad.nonzero().flatten().tolist()
+    return numbers
 
 
 def tokenize_known(
@@ -167,8 +168,9 @@ def tokenize_known(
             f'known holds {images.dtype} in [{low:g}, {high:g}]; give floating point '
             'numbers in [-1, 1], black to white.'
         )
-    index, group = tokenizer.encode(images, keep)[:2]  # refuses another size
-    free = read_region(region, count, tuple(images.shape[-2:]), tokenizer.grid)
+    index, group, _ = tokenizer.encode(images, keep)  # refuses another size
+    size = (images.shape[2], images.shape[3])
+    free = read_region(region, count, size, tokenizer.grid)
     index, group = (x.long().expand(count, -1) for x in (index, group))
     return KnownCodes(index, group, free.to(index.device))
 
@@ -232,7 +234,6 @@ def put_together(parts: list[tuple[Tensor, SampledCodes]]) -> SampledCodes:
         name: torch.cat([one.stats[name] for one in drawn])[back]
         for name in drawn[0].stats
     }
-    first = drawn[0].first
-    if first is not None:
-        first = torch.cat([one.first for one in drawn])[back]
+    firsts = [one.first for one in drawn if one.first is not None]  # all, or none
+    first = torch.cat(firsts)[back] if firsts else None
     return drawn[0]._replace(index=index, stats=stats, first=first)

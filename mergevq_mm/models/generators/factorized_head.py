@@ -33,7 +33,9 @@ class FactorizedEmbedding(nn.Module):
     def forward(self, index: Tensor) -> Tensor:
         """Embed codes: B×n int64 to B×n×D."""
         parts = split_index(index, self.split)
-        embedded = [e(part) for e, part in zip(self.parts, parts, strict=True)]
+        embedded: list[Tensor] = [
+            e(part) for e, part in zip(self.parts, parts, strict=True)
+        ]
         return reduce(torch.add, embedded)
 
 
@@ -65,6 +67,8 @@ class FactorizedHead(nn.Module):
         dropout (float): Defaults to 0.
         ffn_multiple (int): See ``CausalTransformer``. Defaults to 256.
     """
+
+    factors: Tensor
 
     def __init__(
         self,
@@ -135,7 +139,8 @@ class FactorizedHead(nn.Module):
             Tensor: Codes, b×n int64.
         """
         batch, number = context.shape[:2]
-        x, joined, memory = context.reshape(batch * number, 1, -1), None, PartMemory()
+        x, memory = context.reshape(batch * number, 1, -1), PartMemory()
+        joined: Tensor | None = None
         for i, head in enumerate(self.heads):
             factors = self.factors[i : i + 1] if i else None  # see no_position
             out = self.transformer(x, factors, memory=memory)
@@ -147,4 +152,5 @@ class FactorizedHead(nn.Module):
                 known = embedding.parts[i](value)  # b×n×D
                 known = known.repeat(batch // known.shape[0], 1, 1)
                 x = known.reshape(batch * number, 1, -1)
+        assert joined is not None  # a code has parts
         return joined

@@ -129,7 +129,8 @@ class Beginnings:
         ranks, order = ranks.sort(dim=1)
         rows = torch.arange(len(ranks), device=ranks.device).unsqueeze(1)
         logits, noise = logits[rows, order], noise[rows, order]
-        room, drawn = self.room(begins, ranks), []
+        room = self.room(begins, ranks)
+        drawn: list[Tensor] = []
         level = room.level[:, :1]
         for i in range(ranks.shape[1]):
             if drawn:  # what was drawn before lies below

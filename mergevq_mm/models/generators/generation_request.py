@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from .structures import SampledCodes
 if TYPE_CHECKING:
     from mmengine.structures import BaseDataElement
 
+# What loops hand on beside the inputs.
+Samples: TypeAlias = 'Sequence[Any] | BaseDataElement | None'
 # The sampler of mmagic's generative metrics sends the first three.
 KEYS = (
     'num_batches',
@@ -28,7 +30,7 @@ KEYS = (
 )
 
 
-def labels_of(data_samples: Sequence | BaseDataElement | None) -> Tensor | None:
+def labels_of(data_samples: Samples) -> Tensor | None:
     """Classes of mmpretrain's or mmagic's samples, B, where they have any."""
     if not isinstance(data_samples, (list, tuple)):
         return None
@@ -41,7 +43,7 @@ def labels_of(data_samples: Sequence | BaseDataElement | None) -> Tensor | None:
 
 
 def read_request(
-    inputs: Mapping[str, Any], data_samples: Sequence | BaseDataElement | None
+    inputs: Tensor | Mapping[str, Any], data_samples: Samples
 ) -> tuple[Tensor | Sequence[int] | None, int, dict[str, Any]]:
     """Take a request for images apart.
 

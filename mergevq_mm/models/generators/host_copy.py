@@ -28,13 +28,14 @@ class HostCopy:
     @property
     def ready(self) -> bool:
         """bool: Whether reading would not wait."""
-        return self._event is None or self._event.query()
+        return self._event is None or bool(self._event.query())
 
-    def read(self) -> int | list[int]:
-        """The numbers; waits until they are there."""
+    def read(self) -> list[int]:
+        """The numbers, flat; waits until they are there."""
         if self._event is not None:
             self._event.synchronize()
-        return self._host.numpy().tolist()  # the host's own memory: no operator
+        found: list[int] = self._host.numpy().ravel().tolist()  # no operator of torch
+        return found
 
 
 class LaggedMaximum:
@@ -75,7 +76,7 @@ class LaggedMaximum:
             old = self._added - added >= self.lag
             if not (copy.ready or (old and self._bound() > enough)):
                 break
-            self._known, self._known_at = copy.read(), added
+            (self._known,), self._known_at = copy.read(), added
             self._copies.popleft()
         return self._bound()
 

@@ -54,7 +54,8 @@ class KVStore:
     ) -> None:
         self.shape: tuple[int, ...] = (2, batch, heads, slots, head_dim)
         self.dtype = activation_dtype(like)
-        self.layers, self.rooms = layers, []
+        self.layers = layers
+        self.rooms: list[Tensor] = []
         self.rows = torch.arange(batch, device=like.device)[:, None]
         self.peak_bytes, self.version = self.nbytes, 0
 
@@ -71,8 +72,10 @@ class KVStore:
     def open(self) -> None:
         """Take the memory, if that has not been done yet."""
         if not self.rooms:
-            made = dict(dtype=self.dtype, device=self.rows.device)
-            self.rooms += [torch.zeros(self.shape, **made) for _ in range(self.layers)]
+            self.rooms += [
+                torch.zeros(self.shape, dtype=self.dtype, device=self.rows.device)
+                for _ in range(self.layers)
+            ]
 
     def clear(self) -> None:
         """Be as new, with the slots that are there."""

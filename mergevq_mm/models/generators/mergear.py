@@ -13,7 +13,7 @@ from mergevq_mm.registry import MODELS
 from ..utils.group_map import recover_tokens
 from .code_drawing import DecodingNetwork
 from .code_generator import CodeGenerator
-from .decoding_step import check_step, make_step
+from .decoding_step import check_step, make_pass, make_step
 from .editing import KnownCodes
 from .kv_store import KVStore
 from .raster_decoding import Drafting, RasterDecoding, decode_raster
@@ -129,7 +129,9 @@ class MergeAR(CodeGenerator):
         mask = mergear_mask(first, self.prefix, self.window)
         factors = self.factors(keep)[: x.shape[1]]
         x = self.transformer(self.dropout(x), factors, mask)
-        return self.head(x[:, self.prefix - 1 :], index, self.embedding)
+        context = x[:, self.prefix - 1 :]
+        logits: list[Tensor] = self.head(context, index, self.embedding)
+        return logits
 
     def places(self, keep: int) -> Tensor:
         """Row and column of each token of a sequence, n×2."""
@@ -195,11 +197,11 @@ class MergeAR(CodeGenerator):
         )
         prefix = self.embed_prefix(self.guided_labels(labels, decoding.rule), keep)
         passes = torch.full_like(labels, decoding.index.shape[1])
-        run = make_step(step, decoding)
         if speculative:
+            run = make_pass(step, decoding)
             index, passes = decode_speculatively(decoding, prefix, run)
         else:
-            index = decode_raster(decoding, prefix, run)
+            index = decode_raster(decoding, prefix, make_step(step, decoding))
         stats = {**self._cache_stats(decoding.cache, labels), 'passes': passes}
         complete = index.shape[1] == self.tokenizer.length
         index, first = self.codes(index)

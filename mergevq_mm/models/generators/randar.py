@@ -138,7 +138,8 @@ class RandAR(CodeGenerator):
         x = self.dropout(x[:, :-1])
         factors = torch.cat([factors[:, : self.prefix], interleave(turned, turned)], 1)
         context = self.transformer(x, factors[:, :-1])[:, self.prefix :: 2]
-        return self.head(context, index, self.embedding)
+        logits: list[Tensor] = self.head(context, index, self.embedding)
+        return logits
 
     def factors(self, places: Tensor) -> Tensor:
         """Rotary factors of prefix and slots, B×(P+K)×(c/2)×2."""

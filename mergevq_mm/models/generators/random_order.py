@@ -10,7 +10,7 @@ pass writes the finished pairs over them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,8 +180,8 @@ class ParallelDecoding(CodeDrawing):
         factors = torch.cat([stays, asked], dim=1).repeat(self.rows, 1, 1, 1)
         mask = parallel_mask(finished, number, tokens.shape[1], x.device)
         memory = SlotMemory(self.store, finished, read=finished + x.shape[1])
-        x = self.network.transformer(x, factors, mask, memory)
-        return x[:, number:]
+        out: Tensor = self.network.transformer(x, factors, mask, memory)
+        return out[:, number:]
 
     def pairs(self, code: Tensor, first: int, last: int) -> Tensor:
         """Instructions and their codes, (rows·B)×2n×D."""
@@ -240,7 +240,7 @@ def parts_of(
 
 
 def decode_parallel(
-    decoding: ParallelDecoding, prefix: Tensor, schedule: list[int]
+    decoding: ParallelDecoding, prefix: Tensor, schedule: Sequence[int]
 ) -> Tensor:
     """Draw codes, several a pass; nothing in the loop waits for the device.
 
@@ -248,7 +248,7 @@ def decode_parallel(
         decoding (ParallelDecoding): The samples. Where the schedule draws fewer than K,
             the first of the order are known and stand in ``index``.
         prefix (Tensor): Embedded prefix, (rows·B)×P×D.
-        schedule (list[int]): Of :func:`parallel_schedule`.
+        schedule (Sequence[int]): Of :func:`parallel_schedule`.
 
     Returns:
         Tensor: B×K int64, slot by slot.

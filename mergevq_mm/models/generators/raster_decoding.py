@@ -66,7 +66,8 @@ class RasterDecoding(CodeDrawing):
         placement = self.cache.place_prefix()
         factors = self.network.factors[: prefix.shape[1]]
         transform = self.network.transformer
-        return transform(prefix, factors, placement.mask, placement.memory)[:, -1:]
+        x: Tensor = transform(prefix, factors, placement.mask, placement.memory)
+        return x[:, -1:]
 
     def advance(self, code: Tensor, token: Tensor, read: int) -> Tensor:
         """Run known codes and return their contexts.
@@ -82,14 +83,15 @@ class RasterDecoding(CodeDrawing):
         code = code.repeat(self.rows, 1)
         step = token.repeat(self.rows, 1) + self.cache.prefix
         placement = self.cache.place(code, step, read)
-        x = self.network.embedding(code)
+        x: Tensor = self.network.embedding(code)
         places = self.network.factors
         if step.shape[1] > 1:
             # Drafts may lie beyond the last place; nobody uses what they say.
             step = step.clamp(max=places.shape[0] - 1)
         factors = places[step]
         transform = self.network.transformer
-        return transform(x, factors, placement.mask, placement.memory)
+        x = transform(x, factors, placement.mask, placement.memory)
+        return x
 
     def draw(self, context: Tensor, token: Tensor) -> Tensor:
         """Draw the codes of raster positions.

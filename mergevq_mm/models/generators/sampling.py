@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 SCHEDULES = ('constant', 'linear')
 # For each option the kind of its numbers, which are good, and what to give instead.
-RANGES = {
+RANGES: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     'temperature': (Real, lambda v: v >= 0, 'numbers of at least 0; 0 is greedy'),
     'top_k': (
         Integral,
@@ -124,7 +124,7 @@ def sample_seeds(seed: int, first: int, count: int) -> list[int]:
         list[int]: In [0, 2^63).
     """
     names = (f'{seed}/{number}'.encode() for number in range(first, first + count))
-    return [int.from_bytes(hashlib.sha256(n).digest()[:8]) >> 1 for n in names]
+    return [int.from_bytes(hashlib.sha256(n).digest()[:8], 'big') >> 1 for n in names]
 
 
 def uniform_noise(

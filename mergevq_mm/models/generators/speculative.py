@@ -50,6 +50,7 @@ def decode_speculatively(
         needed, the prefix's among them, B.
     """
     cache, drafting = decoding.cache, decoding.drafting
+    assert drafting is not None
     length = decoding.index.shape[1]
     a_pass = drafting.drawn.shape[1] - length  # tokens
     drafting.drawn[:, :1] = decoding.draw(decoding.start(prefix), drafting.done)
@@ -85,6 +86,7 @@ def draft_pass(decoding: RasterDecoding, read: int) -> Tensor:
         2 int64.
     """
     cache, drafting = decoding.cache, decoding.drafting
+    assert drafting is not None
     drawn, done, length = drafting.drawn, drafting.done, decoding.index.shape[1]
     offset = torch.arange(drawn.shape[1] - length, device=drawn.device)  # 1 + drafts
     guess = guess_next(drawn, done, len(offset) - 1, drafting.columns)

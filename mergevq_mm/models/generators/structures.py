@@ -18,7 +18,7 @@ class CodeBatch(NamedTuple):
         grid (tuple[int, int]): Rows and columns of the raster, rows * columns = L.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # no tuple.index is missed
     group: Tensor
     labels: Tensor
     grid: tuple[int, int]
@@ -37,7 +37,7 @@ class SampledCodes(NamedTuple):
             where it was drawn, too. Defaults to None.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # no tuple.index is missed
     keep: int
     complete: bool
     stats: dict[str, Tensor]

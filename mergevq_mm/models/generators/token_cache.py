@@ -210,8 +210,8 @@ class CompressedCache(TokenCache):
     def __init__(
         self, *args: Any, restrict: bool = False, spare: int = 16, **kwargs: Any
     ) -> None:
-        spare = 0 if restrict else spare
-        super().__init__(*args, spare=spare, **kwargs)
+        kwargs['spare'] = 0 if restrict else spare
+        super().__init__(*args, **kwargs)
         if self.window is None:
             raise ValueError(
                 'window=None lets every token see all earlier ones, so that nothing '
@@ -268,6 +268,7 @@ class CompressedCache(TokenCache):
 
     def evict(self, query: Tensor) -> None:
         """See :meth:`TokenCache.evict`."""
+        assert self.window is not None
         gone = ~self.kept & (self.step <= query - self.window)
         self.step.masked_fill_(gone, NOBODY)
 

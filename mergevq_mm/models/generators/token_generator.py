@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from mergevq_mm.base.module import BaseModel
+from mergevq_mm.base.module import BaseDataPreprocessor, BaseModel
 from mergevq_mm.base.process import current_iteration
 from mergevq_mm.registry import MODELS
 
+from ..utils.evaluating import evaluating
 from ..utils.keep_sampling import KeepSampler
 from .data_parallel import guarded_train_step
 from .data_preprocessor import GeneratorDataPreprocessor
 from .editing import KnownCodes, place_codes, tokenize_known
 from .generation_request import (
     ImageCounter,
+    Samples,
     labels_of,
     pack_samples,
     read_request,
@@ -29,6 +30,8 @@ from .structures import CodeBatch, SampledCodes
 if TYPE_CHECKING:
     from mmengine.optim import OptimWrapper
     from mmengine.structures import BaseDataElement
+
+    from .tokenizer import FrozenTokenizer
 
 
 class TokenGenerator(BaseModel):
@@ -61,16 +64,18 @@ class TokenGenerator(BaseModel):
         ValueError: If there are no classes, or a K is larger than the tokenizer's L.
     """
 
+    data_preprocessor: BaseDataPreprocessor
+    tokenizer: FrozenTokenizer
     any_region = False  # whether an edit may leave known codes behind its region
 
     def __init__(
         self,
-        tokenizer: dict,
+        tokenizer: dict[str, Any],
         num_classes: int,
-        keep: int | dict | None = None,
-        sample_cfg: dict | None = None,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        keep: int | dict[str, Any] | None = None,
+        sample_cfg: dict[str, Any] | None = None,
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         cfg = {'type': GeneratorDataPreprocessor, **(data_preprocessor or {})}
         super().__init__(MODELS.build(cfg), init_cfg)
@@ -141,7 +146,7 @@ class TokenGenerator(BaseModel):
     def forward(
         self,
         inputs: Tensor | Mapping[str, Any],
-        data_samples: Sequence | BaseDataElement | None = None,
+        data_samples: Samples = None,
         mode: str = 'tensor',
     ) -> dict[str, Tensor] | list[BaseDataElement]:
         """Losses ('loss') or generated images ('predict' and 'tensor').
@@ -162,12 +167,14 @@ class TokenGenerator(BaseModel):
 
     # ------------------------------------------------------------------- training
 
-    def train_step(self, data: dict, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+    def train_step(
+        self, data: dict[str, Any], optim_wrapper: OptimWrapper
+    ) -> dict[str, Tensor]:
         """One iteration of a single process, see :func:`guarded_train_step`."""
         return guarded_train_step(self, self, data, optim_wrapper)
 
     def loss(
-        self, inputs: Tensor | Mapping[str, Tensor], data_samples: Sequence
+        self, inputs: Tensor | Mapping[str, Any], data_samples: Samples
     ) -> dict[str, Tensor]:
         """Losses at the K of this iteration."""
         batch = self.encode(inputs, data_samples, self.keep_sampler(self.iteration))
@@ -177,7 +184,7 @@ class TokenGenerator(BaseModel):
 
     @torch.no_grad()
     def encode(
-        self, inputs: Tensor | Mapping[str, Tensor], data_samples: Sequence, keep: int
+        self, inputs: Tensor | Mapping[str, Any], data_samples: Samples, keep: int
     ) -> CodeBatch:
         """Codes of a batch at one K: from images, or out of cached codes.
 
@@ -205,7 +212,7 @@ class TokenGenerator(BaseModel):
         if isinstance(inputs, Mapping):
             index, group = self._cached(inputs, keep)
         else:
-            index, group = self.tokenizer.encode(inputs, keep)[:2]
+            index, group, _ = self.tokenizer.encode(inputs, keep)
         return CodeBatch(index.long(), group.long(), labels, self.grid)
 
     def _cached(self, inputs: Mapping[str, Tensor], keep: int) -> tuple[Tensor, Tensor]:
@@ -309,7 +316,9 @@ class TokenGenerator(BaseModel):
         return images.clamp(-1, 1), drawn
 
     def _classes(
-        self, labels: Tensor | Sequence[int] | None, others: Sequence | None
+        self,
+        labels: Tensor | Sequence[int] | None,
+        others: Tensor | Sequence[int] | None,
     ) -> Tensor:
         """Classes that are asked for, B int64; without any, as many times none."""
         if labels is not None:
@@ -325,8 +334,8 @@ class TokenGenerator(BaseModel):
 
     def predict(
         self,
-        inputs: Mapping[str, Any],
-        data_samples: Sequence | BaseDataElement | None = None,
+        inputs: Tensor | Mapping[str, Any],
+        data_samples: Samples = None,
     ) -> list[BaseDataElement]:
         """Images as mmagic's evaluator and hooks take them.
 
@@ -348,6 +357,7 @@ class TokenGenerator(BaseModel):
             ValueError: If the request cannot be understood.
         """
         labels, count, options = read_request(inputs, data_samples)
+        assert isinstance(inputs, Mapping)  # or it had been refused
         if 'first' in inputs:
             numbers = list(range(inputs['first'], inputs['first'] + count))
         else:  # metrics that want other images are served by mmagic one by one
@@ -385,16 +395,3 @@ class TokenGenerator(BaseModel):
                 f'{self.num_classes - 1}.'
             )
         return labels
-
-
-@contextmanager
-def evaluating(model: BaseModel) -> Iterator[None]:
-    """Evaluation mode for a while, for dropout must not disturb the samples."""
-    was = model.training
-    if was:
-        model.eval()
-    try:
-        yield
-    finally:
-        if was:
-            model.train()

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ from mergevq_mm.utils.data_config import is_data, read_data
 from mergevq_mm.utils.older_neck import ORDER
 from mergevq_mm.utils.published import data_model
 
+from ..backbones.mergevq_encoder import MergeVQEncoder
+from ..decoders.mergevq_decoder import MergeVQDecoder
+from ..necks.source_recovery import GroupMapRecovery, SourceRecovery
+from ..quantizers.lfq import LFQ
 from ..utils.budget import Budget
 from ..utils.budget_signals import choose_keeps, encode_ragged
 from ..utils.frozen import FrozenModel
@@ -24,6 +28,9 @@ from ..utils.merge_schedule import least_keep
 from ..utils.precision import no_autocast
 from ..utils.ragged import Ragged
 from ..utils.structures import MergedTokens
+
+if TYPE_CHECKING:
+    from ..selfsup.mergevq import MergeVQ
 
 PARTS = ('backbone', 'quantizer', 'neck', 'decoder')
 
@@ -38,7 +45,7 @@ class EncodedImages(NamedTuple):
         grid (tuple[int, int]): Rows and columns of the raster, rows * columns = L.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # no tuple.index is missed
     group: Tensor
     grid: tuple[int, int]
 
@@ -49,6 +56,11 @@ class TokenizerParts(nn.Module):
     Args:
         model (Mapping): Config of a MergeVQ; of what else it has, nothing is built.
     """
+
+    backbone: MergeVQEncoder
+    quantizer: LFQ
+    neck: SourceRecovery | GroupMapRecovery
+    decoder: MergeVQDecoder
 
     def __init__(self, model: Mapping[str, Any]) -> None:
         super().__init__()
@@ -91,8 +103,8 @@ class FrozenTokenizer(FrozenModel):
 
     def __init__(
         self,
-        model: dict | str | os.PathLike,
-        checkpoint: str | os.PathLike | None = None,
+        model: dict[str, Any] | str | os.PathLike[str],
+        checkpoint: str | os.PathLike[str] | None = None,
         random_init: bool = False,
     ) -> None:
         model = read_parts(model)
@@ -112,13 +124,16 @@ class FrozenTokenizer(FrozenModel):
         self.split: tuple[int, ...] = parts.quantizer.split
         self.learned_recovery: bool = parts.neck.learned
         self.num_classes: int = parts.neck.num_classes
-        self._schedule = parts.backbone.schedule
 
     @property
     def length(self) -> int:
         """int: Positions of the raster, L."""
         return self.grid[0] * self.grid[1]
 
+    @overload
+    def encode(self, images: Tensor, keep: int | None = None) -> EncodedImages: ...
+    @overload
+    def encode(self, images: Tensor, keep: Budget | Sequence[int]) -> Ragged: ...
     def encode(
         self, images: Tensor, keep: int | Budget | Sequence[int] | None = None
     ) -> EncodedImages | Ragged:
@@ -189,6 +204,11 @@ class FrozenTokenizer(FrozenModel):
                 for keep in keeps
             ]
 
+    def _ready(self) -> TokenizerParts:
+        parts = super()._ready()
+        assert isinstance(parts, TokenizerParts)  # as `_load_parts` makes them
+        return parts
+
     def _checked(self, images: Tensor) -> TokenizerParts:
         """The parts, for images that have their size."""
         if tuple(images.shape[-2:]) != self.image_size:
@@ -228,7 +248,7 @@ class FrozenTokenizer(FrozenModel):
                 than positions or meets a tokenizer that cannot predict the source map,
                 a code is out of range, or the first places contradict each other.
         """
-        rows, columns = grid = self.grid if grid is None else tuple(grid)
+        rows, columns = grid = self.grid if grid is None else (grid[0], grid[1])
         if index.ndim != 2 or not 1 <= index.shape[1] <= rows * columns:
             raise ValueError(
                 f'index of shape {tuple(index.shape)} is not the codes of images; give '
@@ -250,7 +270,8 @@ class FrozenTokenizer(FrozenModel):
             codes = parts.quantizer.index_to_codes(index).to(self._scale.dtype)
             if not complete:
                 codes = parts.neck(codes, None, grid, labels, first).tokens
-            return parts.decoder(codes, grid)
+            images: Tensor = parts.decoder(codes, grid)
+        return images
 
     def source_scores(
         self,
@@ -269,30 +290,48 @@ class FrozenTokenizer(FrozenModel):
             Tensor: B×L×K float32.
         """
         parts = self._ready()
+        neck = parts.neck
+        assert not isinstance(neck, GroupMapRecovery)  # for who has `learned_recovery`
         with no_autocast(index):
             codes = parts.quantizer.index_to_codes(index).to(self._scale.dtype)
-            return parts.neck.scores(codes, self.grid, labels, first)
+            return neck.scores(codes, self.grid, labels, first)
 
     def fingerprint(self) -> str:
         """SHA-256 of everything that gives codes their meaning.
 
-        That is the weights of all parts (names, types, shapes, bytes), the bits and
-        their split, the raster and the merge schedule; neither the device nor the name
-        of a file counts. A neck of before the order of the codes was known keeps the
-        fingerprint of then.
+        See :func:`fingerprint_of`.
 
         Returns:
             str: 64 hexadecimal digits.
         """
-        meaning = (self.bits, self.split, self.grid, self._schedule)
-        digest = hashlib.sha256(repr(meaning).encode())
-        for name, value in sorted(self._ready().state_dict().items()):
-            if name == f'neck.{ORDER}' and not value.any():
-                continue
-            digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
-            flat = value.detach().cpu().flatten()
-            digest.update(flat.view(torch.uint8).numpy())
-        return digest.hexdigest()
+        return fingerprint_of(self._ready())
+
+
+def fingerprint_of(parts: TokenizerParts | MergeVQ) -> str:
+    """SHA-256 of everything that gives a tokenizer's codes their meaning.
+
+    That is the weights of all parts (names, types, shapes, bytes), the bits and their
+    split, the raster and the merge schedule; neither the device nor the name of a file
+    counts. A neck of before the order of the codes was known keeps the fingerprint of
+    then.
+
+    Args:
+        parts (TokenizerParts | MergeVQ): With all weights.
+
+    Returns:
+        str: 64 hexadecimal digits.
+    """
+    quantizer, backbone = parts.quantizer, parts.backbone
+    meaning = (quantizer.bits, quantizer.split, backbone.grid, backbone.schedule)
+    digest = hashlib.sha256(repr(meaning).encode())
+    weights = nn.ModuleDict({name: getattr(parts, name) for name in PARTS}).state_dict()
+    for name, value in sorted(weights.items()):
+        if name == f'neck.{ORDER}' and not value.any():
+            continue
+        digest.update(repr((name, value.dtype, tuple(value.shape))).encode())
+        flat = value.detach().cpu().flatten()
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _encoded(parts: TokenizerParts, merged: MergedTokens) -> EncodedImages:
@@ -301,7 +340,7 @@ def _encoded(parts: TokenizerParts, merged: MergedTokens) -> EncodedImages:
     return EncodedImages(index, merged.group, merged.grid)
 
 
-def read_parts(model: dict | str | os.PathLike) -> dict[str, Any]:
+def read_parts(model: dict[str, Any] | str | os.PathLike[str]) -> dict[str, Any]:
     """Configs of the parts of a tokenizer.
 
     Args:
@@ -333,7 +372,7 @@ def read_parts(model: dict | str | os.PathLike) -> dict[str, Any]:
 
 
 def _load_parts(
-    model: Mapping[str, Any], checkpoint: str | os.PathLike | None
+    model: Mapping[str, Any], checkpoint: str | os.PathLike[str] | None
 ) -> TokenizerParts:
     """Build the parts and fill all of them; without a file they stay random."""
     parts = TokenizerParts(model)

@@ -66,6 +66,7 @@ class RotaryAttention(nn.Module):
             Tensor: B×n×D.
         """
         if factors is None:
+            assert memory is not None  # a token alone is the first of a memory
             return self.alone(x, memory, layer)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         qkv = qkv.permute(2, 0, 3, 1, 4)  # B×n×3×H×c -> 3×B×H×n×c
@@ -80,7 +81,8 @@ class RotaryAttention(nn.Module):
         seen = F.scaled_dot_product_attention(
             query, key, value, attn_mask=bias, is_causal=causal
         )
-        return self.proj(seen.transpose(1, 2).flatten(2))
+        out: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
+        return out
 
     def alone(self, x: Tensor, memory: Memory, layer: int) -> Tensor:
         """Attend to the only token there is, B×1×D, which has no position.
@@ -90,7 +92,8 @@ class RotaryAttention(nn.Module):
         value = F.linear(x, self.qkv.weight.chunk(3)[2])
         heads = value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         memory(layer, F.pad(heads.unsqueeze(0), (0,) * 8 + (1, 0)))
-        return self.proj(value)
+        out: Tensor = self.proj(value)
+        return out
 
 
 class SwiGLU(timm.layers.SwiGLU):
@@ -108,7 +111,8 @@ class SwiGLU(timm.layers.SwiGLU):
             gate, value = self.fc1_g(x), self.fc1_x(x)
         else:
             gate, value = F.linear(x, self.joined).chunk(2, dim=-1)
-        return self.fc2(F.silu(gate) * value)
+        out: Tensor = self.fc2(F.silu(gate) * value)
+        return out
 
     def weights(self) -> Tensor:
         """Both weights as they are now, in the type of the activations, 2h×D."""
@@ -145,7 +149,8 @@ class Block(nn.Module):
         """B×n×D to B×n×D."""
         seen = self.attn(self.norm1(x), factors, bias, memory, layer)
         x = x + self.dropout(seen)
-        return x + self.dropout(self.ffn(self.norm2(x)))
+        x = x + self.dropout(self.ffn(self.norm2(x)))
+        return x
 
 
 class CausalTransformer(nn.Module):
@@ -216,7 +221,8 @@ class JoinedWeights:
     """
 
     def __init__(self, *transformers: CausalTransformer) -> None:
-        self.parts = [block.ffn for each in transformers for block in each.blocks]
+        modules = (part for each in transformers for part in each.modules())
+        self.parts = [part for part in modules if isinstance(part, SwiGLU)]
         self.joined: list[Tensor] | None = None
 
     def __enter__(self) -> None:
@@ -238,5 +244,6 @@ def init_llama(module: nn.Module, std: float = 0.02) -> None:
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Embedding)):
             nn.init.normal_(part.weight, std=std)
-            if getattr(part, 'bias', None) is not None:
-                nn.init.zeros_(part.bias)
+            bias = getattr(part, 'bias', None)
+            if bias is not None:
+                nn.init.zeros_(bias)

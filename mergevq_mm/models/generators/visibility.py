@@ -33,7 +33,7 @@ def first_of_its_kind(labels: Tensor) -> Tensor:
 
 
 def visible(
-    query_step: Tensor, key_step: Tensor, key_kept: Tensor, window: int | None
+    query_step: Tensor, key_step: Tensor, key_kept: Tensor | bool, window: int | None
 ) -> Tensor:
     """The rule itself, for places of a sequence: prefix first, then the tokens.
 
@@ -41,7 +41,8 @@ def visible(
         query_step (Tensor): Place of each query, broadcastable to the result.
         key_step (Tensor): Place of each key; larger than any query's where there is no
             key.
-        key_kept (Tensor): Whether the key is of the prefix or a first occurrence, bool.
+        key_kept (Tensor | bool): Whether the key is of the prefix or a first
+            occurrence.
         window (int, optional): w. None: nothing is ever left out.
 
     Returns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -102,7 +104,7 @@ class AlignmentHead(BaseModule):
         layers: int = 3,
         ratio: int = 4,
         num_prototypes: int | None = None,
-        loss: str | dict = 'kl',
+        loss: str | dict[str, Any] = 'kl',
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()

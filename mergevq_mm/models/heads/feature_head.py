@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -26,7 +26,9 @@ class FeatureHead(BaseModule):
         """Features of the last stage, B×D."""
         return feats[-1]
 
-    def loss(self, feats: Sequence[Tensor], data_samples: list[DataSample]) -> dict:
+    def loss(
+        self, feats: Sequence[Tensor], data_samples: list[DataSample]
+    ) -> dict[str, Any]:
         """Refuse to train.
 
         Raises:

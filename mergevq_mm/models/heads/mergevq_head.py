@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,7 @@ from mergevq_mm.registry import MODELS
 
 from ..losses import SourceRecoveryLoss, nonsaturating_generator_loss
 from ..utils.labels import class_labels
+from .alignment_head import AlignmentHead
 
 PIXEL_LOSSES = {'l1': F.l1_loss, 'l2': F.mse_loss}
 
@@ -42,9 +45,9 @@ class MergeVQHead(BaseModule):
     def __init__(
         self,
         pixel: dict[str, float] | None = None,
-        perceptual: dict | None = None,
-        source: dict | None = None,
-        alignment: dict | None = None,
+        perceptual: dict[str, Any] | None = None,
+        source: dict[str, Any] | None = None,
+        alignment: dict[str, Any] | None = None,
         gan_weight: float = 0.1,
     ) -> None:
         super().__init__()
@@ -57,11 +60,11 @@ class MergeVQHead(BaseModule):
                 )
         self.gan_weight = gan_weight
         self.perceptual = None if perceptual is None else MODELS.build(perceptual)
-        self.source = None
+        self.source: SourceRecoveryLoss | None = None
         if source is not None:
             arguments = {k: v for k, v in source.items() if k != 'type'}
             self.source = SourceRecoveryLoss(**arguments)
-        self.alignment = None
+        self.alignment: AlignmentHead | None = None
         if alignment is not None:
             default = {'type': 'mergevq_mm.AlignmentHead'}
             self.alignment = MODELS.build({**default, **alignment})
@@ -76,7 +79,7 @@ class MergeVQHead(BaseModule):
         group: Tensor | None = None,
         index: Tensor | None = None,
         fake_logits: Tensor | None = None,
-        data_samples: Sequence | None = None,
+        data_samples: Sequence[Any] | None = None,
     ) -> dict[str, Tensor]:
         """Weighted terms; one that is not configured or lacks its input is left out.
 
@@ -125,16 +128,17 @@ class MergeVQHead(BaseModule):
 
     def pixel_loss(self, recon: Tensor, image: Tensor) -> Tensor:
         """Weighted sum of L1 and L2 between B×3×H×W images, a scalar."""
-        return sum(
+        terms = [
             weight * PIXEL_LOSSES[name](recon, image)
             for name, weight in self.pixel.items()
             if weight
-        )
+        ]
+        return reduce(torch.add, terms)
 
     def _labels(
-        self, data_samples: Sequence | None, device: torch.device
+        self, data_samples: Sequence[Any] | None, device: torch.device
     ) -> Tensor | None:
         """Class labels B of the samples, where the alignment is on labels."""
-        if not self.alignment.from_labels:
+        if self.alignment is None or not self.alignment.from_labels:
             return None
         return class_labels(data_samples, "the alignment's loss='label'", device)

@@ -76,6 +76,10 @@ class LeCAM(BaseModule):
         ValueError: If ``decay`` lies outside [0, 1).
     """
 
+    real_mean: Tensor
+    fake_mean: Tensor
+    initialized: Tensor
+
     def __init__(self, decay: float = 0.999, weight: float = 0.01) -> None:
         super().__init__()
         if not 0.0 <= decay < 1.0:

@@ -90,6 +90,8 @@ class DINOAlignmentLoss(BaseModule):
         center_momentum (float): Share of the old centre that stays. Defaults to 0.9.
     """
 
+    center: Tensor
+
     def __init__(
         self,
         num_prototypes: int,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ class PerceptualLoss(BaseModule):
 
     def __init__(
         self,
-        network: dict | nn.Module,
+        network: dict[str, Any] | nn.Module,
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         input_size: int | tuple[int, int] | None = None,
@@ -184,8 +185,10 @@ class LPIPSLoss(BaseModule):
         with torch.no_grad():
             targets = self.model(image)
         features = self.model(recon)
+        network = self.model.network
+        assert isinstance(network, _LPIPSFeatures)  # as it was given
         with no_autocast(recon):
-            return feature_distance(features, targets, self.model.network.weights())
+            return feature_distance(features, targets, network.weights())
 
     def forward(self, recon: Tensor, image: Tensor) -> Tensor:
         """Weighted mean LPIPS over the batch, a scalar."""

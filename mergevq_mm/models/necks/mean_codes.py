@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,10 @@ class MeanCodes(BaseModule):
     """
 
     def __init__(
-        self, quantizer: dict, norm: dict | None = None, init_cfg: dict | None = None
+        self,
+        quantizer: dict[str, Any],
+        norm: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.quantizer = MODELS.build(quantizer)

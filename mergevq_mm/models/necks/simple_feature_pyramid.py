@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class SimpleFeaturePyramid(BaseModule):
         scales: Sequence[float] = (4, 2, 1, 0.5),
         num_outs: int | None = None,
         extra_convs: bool = False,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         num_outs = len(scales) if num_outs is None else num_outs

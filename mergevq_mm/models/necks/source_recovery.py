@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -104,7 +106,7 @@ class SourceRecovery(BaseModule):
         num_classes: int = 0,
         first_places: bool = False,
         detach: bool = False,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         _check_sizes(embed_dims, code_layers=code_layers, num_classes=num_classes)
@@ -116,7 +118,7 @@ class SourceRecovery(BaseModule):
             nn.Linear(bits, embed_dims), nn.LayerNorm(embed_dims)
         )
         self.order = nn.Linear(2 * embed_dims, embed_dims, bias=False)
-        arguments = {
+        arguments: dict[str, Any] = {
             'd_model': embed_dims,
             'nhead': num_heads,
             'dim_feedforward': feedforward_channels,
@@ -135,7 +137,7 @@ class SourceRecovery(BaseModule):
         )
         self.key = nn.Linear(embed_dims, embed_dims, bias=False)
         # One class more: not known. So is a first place of -1.
-        self.class_embedding = None
+        self.class_embedding: nn.Embedding | None = None
         if num_classes:
             self.class_embedding = nn.Embedding(num_classes + 1, embed_dims)
         self.first = nn.Linear(embed_dims, embed_dims) if first_places else None
@@ -145,9 +147,10 @@ class SourceRecovery(BaseModule):
             if name.endswith('in_proj_weight'):
                 nn.init.xavier_uniform_(parameter)
         nn.init.trunc_normal_(self.query, std=0.02)
-        if num_classes:
+        if self.class_embedding is not None:
             nn.init.trunc_normal_(self.class_embedding.weight, std=0.02)
-        self._register_load_state_dict_pre_hook(self._complete_older)
+        register = self._register_load_state_dict_pre_hook
+        register(self._complete_older)  # type: ignore[no-untyped-call]  # torch's
 
     def forward(
         self,
@@ -202,7 +205,7 @@ class SourceRecovery(BaseModule):
         number, length = codes.shape[1], grid[0] * grid[1]
         rank = torch.arange(number, device=codes.device)
         place = torch.arange(length, device=codes.device)
-        query = self.query
+        query: Tensor = self.query
         if query.shape[-2:] != tuple(grid):
             query = F.interpolate(query, grid, mode='bicubic', align_corners=False)
         query = query.flatten(2).transpose(1, 2)  # 1×D×h×w -> 1×L×D
@@ -221,7 +224,8 @@ class SourceRecovery(BaseModule):
         keys = self.key(memory).transpose(1, 2)
         # In bfloat16 close scores are equal, and the first of them would win.
         with no_autocast(refined):
-            return refined.float() @ keys.float() / keys.shape[1] ** 0.5
+            scores: Tensor = refined.float() @ keys.float() / keys.shape[1] ** 0.5
+        return scores
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
         """Refuse classes that the neck does not know.
@@ -269,9 +273,12 @@ class SourceRecovery(BaseModule):
         """What a code's rank and its mean place add to it, n×D."""
         dims = self.order.out_features
         sines = torch.cat([sinusoids(rank, dims), sinusoids(place, dims)], dim=-1)
-        return self.order(sines.to(self.order.weight.dtype))
+        added: Tensor = self.order(sines.to(self.order.weight.dtype))
+        return added
 
-    def _complete_older(self, state_dict: dict, prefix: str, *args: object) -> None:
+    def _complete_older(
+        self, state_dict: dict[str, Any], prefix: str, *args: object
+    ) -> None:
         """Let weights of before the order was known be loaded as they were."""
         complete_older_neck(state_dict, {prefix + 'order.weight': self.order.weight})
 

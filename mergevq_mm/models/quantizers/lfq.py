@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,8 @@ class CodeProjection(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """B×K×D to B×K×d."""
         normed = self.norm(tokens.transpose(1, 2)).transpose(1, 2)
-        return self.linear(F.silu(normed))
+        out: Tensor = self.linear(F.silu(normed))
+        return out
 
 
 @MODELS.register_module()
@@ -95,7 +97,7 @@ class LFQ(BaseModule):
         eps: float | None = None,
         sync: bool = True,
         norm_groups: int = 32,
-        init_cfg: dict | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         if not 1 <= bits <= 24:
@@ -126,7 +128,7 @@ class LFQ(BaseModule):
     @property
     def codebook_size(self) -> int:
         """Number of codes, 2^d."""
-        return 2**self.bits
+        return 1 << self.bits
 
     def forward(
         self, tokens: Tensor, with_losses: bool | None = None
@@ -157,7 +159,7 @@ class LFQ(BaseModule):
         with no_autocast(z):
             z = z.float()
             codes = quantize(z)
-            losses = {}
+            losses: dict[str, Tensor] = {}
             if self.training if with_losses is None else with_losses:
                 losses = self.losses(z)
         return QuantizedTokens(codes.to(dtype), codes_to_index(codes), losses)

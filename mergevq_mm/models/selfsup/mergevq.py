@@ -12,22 +12,19 @@ from torch import Tensor, nn
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.distributed import unwrap
 
+from ..backbones.mergevq_encoder import MergeVQEncoder
+from ..decoders.mergevq_decoder import MergeVQDecoder
+from ..heads.mergevq_head import MergeVQHead
 from ..losses.adversarial import LeCAM, hinge_discriminator_loss
+from ..necks.source_recovery import GroupMapRecovery, SourceRecovery
+from ..quantizers.lfq import LFQ
 from ..target_generators.ema_teacher import EMATeacher
 from ..utils.budget import Budget
 from ..utils.budget_signals import encode_ragged
-from ..utils.group_map import recover_tokens
 from ..utils.labels import class_labels
 from ..utils.merge_schedule import clip_removed, merge_schedule, share_schedule
-from ..utils.pixel_range import to_unit_range
-from ..utils.possible_maps import best_possible_map
 from ..utils.ragged import Ragged
-from ..utils.structures import (
-    EmbeddedImage,
-    MergedTokens,
-    QuantizedTokens,
-    RecoveredTokens,
-)
+from ..utils.structures import MergedTokens, QuantizedTokens, RecoveredTokens
 from .mergevq_checks import (
     check_images,
     check_losses,
@@ -35,6 +32,7 @@ from .mergevq_checks import (
     read_keep_sampler,
     read_test_keep,
 )
+from .mergevq_prediction import predict_samples
 from .two_sided import TwoSidedModel
 
 if TYPE_CHECKING:
@@ -87,24 +85,30 @@ class MergeVQ(TwoSidedModel):
             training, if a part or a loss would have no effect.
     """
 
+    GENERATOR_PARTS: tuple[str, ...]
     GENERATOR_PARTS = ('backbone', 'quantizer', 'neck', 'decoder', 'head')
+    backbone: MergeVQEncoder
+    quantizer: LFQ
+    neck: SourceRecovery | GroupMapRecovery
+    decoder: MergeVQDecoder
+    head: MergeVQHead
 
     def __init__(
         self,
-        backbone: dict,
-        quantizer: dict,
-        neck: dict,
-        decoder: dict,
-        head: dict,
-        discriminator: dict | None = None,
-        target_generator: dict | None = None,
-        keep: int | float | dict | None = None,
+        backbone: dict[str, Any],
+        quantizer: dict[str, Any],
+        neck: dict[str, Any],
+        decoder: dict[str, Any],
+        head: dict[str, Any],
+        discriminator: dict[str, Any] | None = None,
+        target_generator: dict[str, Any] | None = None,
+        keep: int | float | dict[str, Any] | None = None,
         discriminator_start: int = 0,
         lecam_weight: float = 0.01,
         legacy_absolute_merge: bool = False,
-        test_cfg: dict | None = None,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
+        test_cfg: dict[str, Any] | None = None,
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         to_unit = {'mean': [127.5] * 3, 'std': [127.5] * 3, 'to_rgb': True}
         if data_preprocessor is None or isinstance(data_preprocessor, dict):
@@ -112,17 +116,18 @@ class MergeVQ(TwoSidedModel):
                 'type': 'mmpretrain.SelfSupDataPreprocessor',
                 **(data_preprocessor or to_unit),
             }
+        teacher = MODELS.build(target_generator) if target_generator else None
         super().__init__(
             backbone=MODELS.build(backbone),
             neck=MODELS.build(neck),
             head=MODELS.build(head),
-            target_generator=target_generator and MODELS.build(target_generator),
+            target_generator=teacher,
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
         self.quantizer = MODELS.build(quantizer)
         self.decoder = MODELS.build(decoder)
-        self.discriminator = discriminator and MODELS.build(discriminator)
+        self.discriminator = MODELS.build(discriminator) if discriminator else None
         self.lecam = LeCAM(weight=lecam_weight) if discriminator else None
         self.discriminator_start = discriminator_start
         self.legacy_absolute_merge = legacy_absolute_merge
@@ -162,7 +167,12 @@ class MergeVQ(TwoSidedModel):
         if isinstance(keep, (Budget, Sequence)):
             merged = encode_ragged(self, images, keep)
             return merged, merged.map(lambda part: self.quantizer(part.tokens))
-        merged = self.backbone(images, keep, mode='encode')
+        return self._encode(images, keep)
+
+    def _encode(
+        self, images: Tensor, keep: int | None
+    ) -> tuple[MergedTokens, QuantizedTokens]:
+        merged: MergedTokens = self.backbone(images, keep, mode='encode')
         return merged, self.quantizer(merged.tokens)
 
     def decode(
@@ -191,17 +201,31 @@ class MergeVQ(TwoSidedModel):
         Raises:
             ValueError: If they do not say which image they are of.
         """
-        if isinstance(codes, Ragged):
+        if isinstance(codes, Ragged) and isinstance(group, Ragged):
             made = codes.map(self.decode, group)
             return made.map(lambda m: m[0]).join(), made.map(lambda m: m[1])
-        if isinstance(codes, MergedTokens):
-            codes, group, grid = group.codes, codes.group, codes.grid
-        elif not codes.is_floating_point():
+        if isinstance(codes, MergedTokens) and isinstance(group, QuantizedTokens):
+            return self._decode(group.codes, codes.group, codes.grid, **told)
+        if not isinstance(codes, Tensor) or not isinstance(group, (Tensor, type(None))):
+            raise ValueError(
+                f'codes of {type(codes).__name__} do not go with group of '
+                f'{type(group).__name__}; give tensors, or both that encode returns.'
+            )
+        if not codes.is_floating_point():
             codes = unwrap(self.quantizer).index_to_codes(codes)
             codes = codes.to(next(self.decoder.parameters()).dtype)
         if grid is None:
             raise ValueError('grid=None; give rows and columns of the raster.')
-        recovered = self.neck(codes, group, grid, **told)
+        return self._decode(codes, group, grid, **told)
+
+    def _decode(
+        self,
+        codes: Tensor,
+        group: Tensor | None,
+        grid: tuple[int, int],
+        **told: Tensor | None,
+    ) -> tuple[Tensor, RecoveredTokens]:
+        recovered: RecoveredTokens = self.neck(codes, group, grid, **told)
         return self.decoder(recovered.tokens, grid), recovered
 
     @torch.no_grad()
@@ -214,7 +238,7 @@ class MergeVQ(TwoSidedModel):
     # ------------------------------------------------------------------ the losses
 
     def generator_losses(
-        self, inputs: Tensor | list[Tensor], data_samples: list | None
+        self, inputs: Tensor | list[Tensor], data_samples: list[Any] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of encoder, quantizer, recovery, decoder and head.
 
@@ -234,9 +258,9 @@ class MergeVQ(TwoSidedModel):
         image, *views = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         keep = self.keep_sampler(self.iteration)
 
-        merged, quantized = self.encode(image, keep)
+        merged, quantized = self._encode(image, keep)
         told = self._told(data_samples, image.device)
-        recon, recovered = self.decode(
+        recon, recovered = self._decode(
             quantized.codes, merged.group, merged.grid, **told
         )
         cls = self._aligned_cls(views, merged, keep)
@@ -261,18 +285,17 @@ class MergeVQ(TwoSidedModel):
         self, recon: Tensor, image: Tensor, **made: Any
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of a reconstruction, and what the discriminator is to compare."""
-        adversarial = self.discriminator is not None and (
-            self.iteration >= self.discriminator_start
-        )
-        # The generator side looks through the bare discriminator: its wrapper would
-        # wait for gradients that this pass does not make.
-        fake_logits = unwrap(self.discriminator)(recon) if adversarial else None
-        losses = self.head(recon, image, fake_logits=fake_logits, **made)
-        real_and_fake = {'real': image, 'fake': recon.detach()}
-        return losses, real_and_fake if adversarial else {}
+        fake_logits, compared = None, {}
+        started = self.iteration >= self.discriminator_start
+        if self.discriminator is not None and started:
+            # Through the bare discriminator: its wrapper would wait for gradients that
+            # this pass does not make.
+            fake_logits = unwrap(self.discriminator)(recon)
+            compared = {'real': image, 'fake': recon.detach()}
+        return self.head(recon, image, fake_logits=fake_logits, **made), compared
 
     def _told(
-        self, data_samples: list | None, device: torch.device
+        self, data_samples: list[Any] | None, device: torch.device
     ) -> dict[str, Tensor]:
         """What the neck is told beside the codes: the classes, if it takes them."""
         if not unwrap(self.neck).num_classes:
@@ -293,10 +316,12 @@ class MergeVQ(TwoSidedModel):
             plan = clip_removed(seen, plan)
         else:
             plan = share_schedule(seen, keep / length, layers, backbone.schedule)
-        return self.backbone(views[0], removed=plan, mode='encode').cls
+        seen_by: MergedTokens = self.backbone(views[0], removed=plan, mode='encode')
+        return seen_by.cls
 
     def discriminator_losses(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Hinge loss and LeCAM regularizer on an image and its reconstruction."""
+        assert self.discriminator is not None and self.lecam is not None
         real = self.discriminator(outputs['real'])
         fake = self.discriminator(outputs['fake'])
         return {
@@ -323,10 +348,9 @@ class MergeVQ(TwoSidedModel):
 
     def _students(self) -> dict[str, nn.Module]:
         """What an EMA self-teacher averages."""
-        return {
-            'backbone': unwrap(self.backbone),
-            'projector': unwrap(self.head).alignment.projector,
-        }
+        alignment = unwrap(self.head).alignment
+        assert alignment is not None  # or `check_parts` had refused the teacher
+        return {'backbone': unwrap(self.backbone), 'projector': alignment.projector}
 
     # -------------------------------------------------------------- mmpretrain's modes
 
@@ -339,7 +363,9 @@ class MergeVQ(TwoSidedModel):
         """Features of the backbone ('tensor'), losses ('loss'), samples ('predict')."""
         if mode == 'predict':
             return self.predict(inputs, data_samples)
-        return super().forward(inputs, data_samples, mode)
+        made: tuple[Tensor, ...] | dict[str, Tensor]
+        made = super().forward(inputs, data_samples, mode)
+        return made
 
     def loss(
         self, inputs: Tensor | list[Tensor], data_samples: list[DataSample] | None
@@ -349,12 +375,15 @@ class MergeVQ(TwoSidedModel):
 
     @torch.no_grad()
     def predict(
-        self, inputs: Tensor, data_samples: list[DataSample] | None = None
+        self,
+        inputs: Tensor | list[Tensor],
+        data_samples: list[DataSample] | None = None,
     ) -> list[DataSample]:
         """Reconstruct images at each K of ``test_cfg``.
 
         Args:
-            inputs (Tensor): Images, B×3×H×W in [-1, 1].
+            inputs (Tensor | list[Tensor]): Images, B×3×H×W in [-1, 1], or views of
+                them, of which it is the first.
             data_samples (list[DataSample], optional): To fill. Defaults to None, new.
 
         Returns:
@@ -363,36 +392,5 @@ class MergeVQ(TwoSidedModel):
             ``index`` (K) and ``group`` (L); where the source map is predicted, also
             ``predicted_image`` and ``predicted_group``.
         """
-        from mmpretrain.structures import DataSample
-
-        if isinstance(inputs, (list, tuple)):
-            inputs = inputs[0]
-        samples = data_samples or [DataSample() for _ in inputs]
-        embedded = unwrap(self.backbone).embed(inputs)  # once, whatever K
-        by_keep = {keep: self._reconstruct(embedded, keep) for keep in self.test_keep}
-        for i, sample in enumerate(samples):
-            made = {
-                keep: {name: value[i] for name, value in values.items()}
-                for keep, values in by_keep.items()
-            }
-            sample.set_field(to_unit_range(inputs[i]), 'original')
-            sample.set_field(embedded.grid, 'grid')
-            sample.set_field(unwrap(self.quantizer).bits, 'bits')
-            sample.set_field(made, 'reconstructions')
-        return samples
-
-    def _reconstruct(self, embedded: EmbeddedImage, keep: int) -> dict[str, Tensor]:
-        merged = unwrap(self.backbone).encode_embedded(embedded, keep)
-        quantized = self.quantizer(merged.tokens)
-        image, recovered = self.decode(quantized.codes, merged.group, merged.grid)
-        made = {
-            'image': to_unit_range(image),
-            'index': quantized.index,
-            'group': merged.group,
-        }
-        if self.predict_source:
-            group = best_possible_map(recovered.logits)
-            image = self.decoder(recover_tokens(quantized.codes, group), merged.grid)
-            made['predicted_image'] = to_unit_range(image)
-            made['predicted_group'] = group
-        return made
+        image = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        return predict_samples(self, image, data_samples)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mergevq_mm.utils.distributed import unwrap
 
 from ..utils.keep_sampling import KeepSampler
 from ..utils.merge_schedule import merge_schedule, resolve_keep
+
+if TYPE_CHECKING:
+    from .mergevq import MergeVQ
 
 
 def check_images(images: Any) -> None:
@@ -125,11 +128,11 @@ def read_keep_sampler(keep: Any, length: int) -> KeepSampler:
     return KeepSampler(**arguments)
 
 
-def check_parts(model: nn.Module, length: int) -> None:
+def check_parts(model: MergeVQ, length: int) -> None:
     """Refuse parts that do not fit each other.
 
     Args:
-        model (nn.Module): A ``MergeVQ`` with all its parts.
+        model (MergeVQ): With all its parts.
         length (int): Number of tokens, L.
 
     Raises:
@@ -160,7 +163,7 @@ def check_parts(model: nn.Module, length: int) -> None:
         )
 
 
-def _check_widths(model: nn.Module) -> None:
+def _check_widths(model: MergeVQ) -> None:
     dims, bits = model.backbone.embed_dims, model.quantizer.bits
     widths = [
         ('quantizer.in_channels', model.quantizer.in_channels, dims),
@@ -178,14 +181,14 @@ def _check_widths(model: nn.Module) -> None:
             )
 
 
-def check_losses(model: nn.Module) -> None:
+def check_losses(model: MergeVQ) -> None:
     """Refuse to train where a part or a loss would silently have no effect.
 
     Not asked of a model that only encodes and decodes: a published one has neither
     teacher nor losses.
 
     Args:
-        model (nn.Module): A ``MergeVQ`` with all its parts, wrapped for distributed
+        model (MergeVQ): With all its parts, wrapped for distributed
             training or not.
 
     Raises:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.distributed import unwrap
 
+from ..necks.source_recovery import SourceRecovery
 from ..utils.group_map import first_occurrence, recover_tokens
 from ..utils.possible_maps import best_possible_map
 from .mergevq import MergeVQ
@@ -43,6 +44,7 @@ class MergeVQRefinement(MergeVQ):
     """
 
     GENERATOR_PARTS = ('neck', 'decoder', 'head')
+    neck: SourceRecovery  # or what learns, too
 
     def __init__(self, *args: Any, predicted: float = 0.5, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,13 +86,13 @@ class MergeVQRefinement(MergeVQ):
         super().init_weights()
 
     def generator_losses(
-        self, inputs: Tensor | list[Tensor], data_samples: list | None
+        self, inputs: Tensor | list[Tensor], data_samples: list[Any] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of recovery and decoder; see :meth:`MergeVQ.generator_losses`."""
         image = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
         keep = self.keep_sampler(self.iteration)
         with torch.no_grad():
-            merged, quantized = self.encode(image, keep)
+            merged, quantized = self._encode(image, keep)
         told = self._told(data_samples, image.device)
         logits = self.neck(quantized.codes, merged.group, merged.grid, **told).logits
         first = None

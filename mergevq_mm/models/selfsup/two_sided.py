@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,10 @@ class TwoSidedModel(BaseSelfSupervisor):
     """
 
     GENERATOR_PARTS: tuple[str, ...] = ()
+    discriminator: nn.Module | None
 
     def generator_losses(
-        self, inputs: Tensor | list[Tensor], data_samples: list | None
+        self, inputs: Tensor | list[Tensor], data_samples: list[Any] | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of the generator side, and what the discriminator will need."""
         raise NotImplementedError
@@ -52,8 +53,9 @@ class TwoSidedModel(BaseSelfSupervisor):
         """
         for part in self.children():
             part = unwrap(part)
-            if hasattr(part, 'init_weights') and not getattr(part, 'is_init', False):
-                part.init_weights()
+            initialize = getattr(part, 'init_weights', None)
+            if initialize is not None and not getattr(part, 'is_init', False):
+                initialize()
         super().init_weights()
 
     def generator_parts(self) -> dict[str, nn.Module]:
@@ -67,7 +69,7 @@ class TwoSidedModel(BaseSelfSupervisor):
         return current_iteration()
 
     def train_step(
-        self, data: dict, optim_wrapper: OptimWrapperDict
+        self, data: dict[str, Any], optim_wrapper: OptimWrapperDict
     ) -> dict[str, Tensor]:
         """Update the generator side, then the discriminator with the same batch.
 
@@ -95,7 +97,7 @@ class TwoSidedModel(BaseSelfSupervisor):
                     data['inputs'], data['data_samples']
                 )
             total, log = self.parse_losses(losses)
-        losses_d = {}
+        losses_d: dict[str, Tensor] = {}
         if self.discriminator is not None and outputs:
             discriminator = optim_wrapper['discriminator']
             with discriminator.optim_context(self.discriminator):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,9 @@ class EMATeacher(BaseModule):
         self._averaged().update_parameters(nn.ModuleDict(plain))
 
     @torch.no_grad()
-    def forward(self, view: Tensor, data_samples: Sequence | None = None) -> Tensor:
+    def forward(
+        self, view: Tensor, data_samples: Sequence[Any] | None = None
+    ) -> Tensor:
         """Targets of the teacher's views.
 
         Args:
@@ -129,8 +132,9 @@ class EMATeacher(BaseModule):
             Tensor: What the averaged projector returns, B×T float32.
         """
         networks = self._averaged().module
-        tokens = networks['backbone'](view, mode=self.mode)
-        return networks['projector'](tokens.cls).float()
+        tokens = networks.get_submodule('backbone')(view, mode=self.mode)
+        target: Tensor = networks.get_submodule('projector')(tokens.cls)
+        return target.float()
 
     def train(self, mode: bool = True) -> EMATeacher:
         """Sets the training mode of this module; the averaged networks stay in eval."""

@@ -18,8 +18,8 @@ from mergevq_mm.utils.images import find_files, image_endings, passed_over, read
 from .stored_teacher import write_targets
 
 
-class _ImageFolder(Dataset):
-    """All images below a folder as (key, 3×H×W in [-1, 1])."""
+class _ImageFolder(Dataset[Tensor]):
+    """All images below a folder, 3×H×W in [-1, 1], in the order of their keys."""
 
     def __init__(self, root: Path, image_size: int | None) -> None:
         self.root = root
@@ -54,8 +54,8 @@ class _ImageFolder(Dataset):
 @torch.no_grad()
 def extract_targets(
     teacher: nn.Module | Callable[[Tensor], Tensor],
-    dataset_root: str | os.PathLike,
-    out: str | os.PathLike,
+    dataset_root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
     batch_size: int = 64,
     image_size: int | None = None,
     num_workers: int = 0,
@@ -100,8 +100,9 @@ def extract_targets(
             'give the folder above train/ and val/.'
         )
     if isinstance(teacher, nn.Module):
-        if hasattr(teacher, 'init_weights'):
-            teacher.init_weights()
+        initialize = getattr(teacher, 'init_weights', None)
+        if initialize is not None:
+            initialize()
         teacher = teacher.to(device).eval()
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
     targets = []

@@ -48,7 +48,7 @@ class FrozenTeacher(BaseModule):
 
     def __init__(
         self,
-        network: dict | nn.Module,
+        network: dict[str, Any] | nn.Module,
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         input_size: int | tuple[int, int] | None = None,
@@ -81,7 +81,7 @@ class FrozenTeacher(BaseModule):
 
     @torch.no_grad()
     def forward(
-        self, view: Tensor | None, data_samples: Sequence | None = None
+        self, view: Tensor | None, data_samples: Sequence[Any] | None = None
     ) -> Tensor:
         """Targets of the teacher's views.
 
@@ -122,4 +122,5 @@ def _pool(output: Any, size: int) -> Tensor:
             f'network of FrozenTeacher returns shape {tuple(output.shape)}; choose an '
             "output of vectors B×C or maps B×C×h×w (out_type='cls_token')."
         )
-    return output
+    vectors: Tensor = output
+    return vectors

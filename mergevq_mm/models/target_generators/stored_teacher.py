@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ class StoredTargets(NamedTuple):
 
 
 def write_targets(
-    file: str | os.PathLike,
+    file: str | os.PathLike[str],
     keys: Sequence[str],
     targets: Tensor,
     metadata: dict[str, str] | None = None,
@@ -70,6 +70,7 @@ def write_targets(
 
         content = save(tensors, {**(metadata or {}), 'keys': json.dumps(list(keys))})
     elif path.suffix == '.npz':
+        arrays: dict[str, Any]
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         stream = io.BytesIO()
         np.savez(stream, keys=np.array(list(keys)), **arrays)
@@ -79,7 +80,7 @@ def write_targets(
     write_atomically(content, path)  # a killed run leaves no half file
 
 
-def read_targets(file: str | os.PathLike) -> StoredTargets:
+def read_targets(file: str | os.PathLike[str]) -> StoredTargets:
     """Reads a file of :func:`write_targets`, without unpickling anything.
 
     Args:
@@ -144,6 +145,8 @@ class StoredTeacher(BaseModule):
             the file's own numbers. Defaults to False.
     """
 
+    _device: Tensor
+
     def __init__(self, file: str, standardize: bool = False) -> None:
         super().__init__()
         self.file = file
@@ -196,7 +199,7 @@ class StoredTeacher(BaseModule):
 
     @torch.no_grad()
     def forward(
-        self, view: Tensor | None = None, data_samples: Sequence | None = None
+        self, view: Tensor | None = None, data_samples: Sequence[Any] | None = None
     ) -> Tensor:
         """Targets of the images that the samples name.
 
@@ -217,5 +220,6 @@ class StoredTeacher(BaseModule):
                 "it; keep img_path in PackInputs' meta_keys."
             )
         self.init_weights()
+        assert self._targets is not None  # read by now
         rows = torch.tensor([self.row(path) for path in paths])
         return self._targets[rows].float().to(self._device.device)

@@ -69,7 +69,8 @@ class MixMlp(nn.Module):
         """B×L×D to B×L×D, L = rows * columns of the grid."""
         hidden = self.fc1(x).transpose(1, 2).unflatten(2, grid)  # B×C×h×w
         hidden = self.dwconv(hidden).flatten(2).transpose(1, 2)  # B×L×C
-        return self.fc2(F.gelu(hidden))
+        out: Tensor = self.fc2(F.gelu(hidden))
+        return out
 
 
 class MergingBlock(BaseModule):
@@ -154,7 +155,8 @@ class GridBlock(BaseModule):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """B×L×D to B×L×D, L = rows * columns of the grid."""
         x = x + self.ls1(self.attn(self.norm1(x))[0])
-        return x + self.ls2(self.mlp(self.norm2(x), grid))
+        x = x + self.ls2(self.mlp(self.norm2(x), grid))
+        return x
 
 
 def init_transformer(module: nn.Module) -> None:

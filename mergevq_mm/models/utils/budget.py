@@ -125,7 +125,7 @@ class Budget:
         """
         tokens = self.tokens(length)
         if self.keeps is None:
-            shares, of = (SHARES, length) if self.mean is None else (AROUND, tokens)
+            shares, of = (SHARES, length) if tokens is None else (AROUND, tokens)
             keeps = {min(max(round(share * of), least), length) for share in shares}
         else:
             keeps = {resolve_keep(keep, length) for keep in self.keeps}
@@ -135,7 +135,7 @@ class Budget:
                     f'{least} to {length} tokens that this encoder can keep; give K '
                     'from there.'
                 )
-        if self.mean is not None and tokens < min(keeps):
+        if tokens is not None and tokens < min(keeps):
             raise ValueError(
                 f'mean={self.mean} of a budget is less than the {min(keeps)} tokens '
                 'that an image has at least; give more, or keeps with a smaller K.'
@@ -144,8 +144,9 @@ class Budget:
 
     def tokens(self, length: int) -> float | None:
         """The mean as a number of tokens: up to 1.0 it is a share of L."""
-        share = isinstance(self.mean, float) and self.mean <= 1
-        return self.mean * length if share else self.mean
+        if isinstance(self.mean, float) and self.mean <= 1:
+            return self.mean * length
+        return self.mean
 
     def choose(self, table: np.ndarray, keeps: Sequence[int], length: int) -> list[int]:
         """K of each image.
@@ -158,10 +159,11 @@ class Budget:
         Returns:
             list[int]: B of ``keeps``.
         """
-        if self.mean is not None:
+        mean = self.tokens(length)
+        if mean is not None:
             if self.by == 'error':
                 table = -(10.0 ** (-table / 10))
-            place = best_at_mean(table, keeps, self.tokens(length))
+            place = best_at_mean(table, keeps, mean)
         else:
             place = fewest_that_reach(table, self.aim[1])
         return [keeps[int(i)] for i in place]
@@ -178,7 +180,10 @@ def fewest_that_reach(table: np.ndarray, aim: float) -> np.ndarray:
         np.ndarray: B int64.
     """
     reached = table >= aim
-    return np.where(reached.any(axis=1), reached.argmax(axis=1), table.argmax(axis=1))
+    place: np.ndarray = np.where(
+        reached.any(axis=1), reached.argmax(axis=1), table.argmax(axis=1)
+    )
+    return place
 
 
 def best_at_mean(table: np.ndarray, keeps: Sequence[int], mean: float) -> np.ndarray:

@@ -8,22 +8,24 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mergevq_mm.utils.distributed import unwrap
 
 from .budget import Budget
 from .group_map import recover_tokens
 from .merge_schedule import least_keep, resolve_keep
+from .parts import Encoder, Parts
 from .pixel_range import to_grey_values
 from .ragged import Ragged, rows_by_keep, take_rows_of
 from .structures import EmbeddedImage, MergedTokens
+from .token_merging import Matching
 
 MAX_PSNR = 100.0  # dB, of equal images
 
 
 def encode_ragged(
-    parts: nn.Module,
+    parts: Parts,
     images: Tensor,
     keep: int | Budget | Sequence[int],
     embedded: EmbeddedImage | None = None,
@@ -34,7 +36,7 @@ def encode_ragged(
     that have it, and before that as often as the budget's signal needs.
 
     Args:
-        parts (nn.Module): With ``backbone``, and for a PSNR ``quantizer`` and
+        parts (Parts): With ``backbone``, and for a PSNR ``quantizer`` and
             ``decoder``.
         images (Tensor): B×3×H×W in [-1, 1].
         keep (int | Budget | Sequence[int]): K, or what to spend, or K of each image.
@@ -50,7 +52,7 @@ def encode_ragged(
     """
     backbone = unwrap(parts.backbone)
     embedded = backbone.embed(images) if embedded is None else embedded
-    if isinstance(keep, Integral):
+    if isinstance(keep, (int, Integral)):  # numpy's whole numbers, too
         merged = backbone.encode_embedded(embedded, int(keep))
         return Ragged({int(keep): (range(len(images)), merged)})
     if isinstance(keep, Budget):
@@ -74,12 +76,12 @@ def encode_ragged(
 
 @torch.no_grad()
 def choose_keeps(
-    parts: nn.Module, images: Tensor, embedded: EmbeddedImage, budget: Budget
+    parts: Parts, images: Tensor, embedded: EmbeddedImage, budget: Budget
 ) -> list[int]:
     """K of each image of a batch.
 
     Args:
-        parts (nn.Module): See :func:`encode_ragged`.
+        parts (Parts): See :func:`encode_ragged`.
         images (Tensor): B×3×H×W in [-1, 1].
         embedded (EmbeddedImage): The same after the convolutions.
         budget (Budget): What to spend.
@@ -102,7 +104,7 @@ def choose_keeps(
 
 
 def similarity_table(
-    parts: nn.Module, embedded: EmbeddedImage, keeps: Sequence[int]
+    parts: Parts, embedded: EmbeddedImage, keeps: Sequence[int]
 ) -> np.ndarray:
     """How similar positions are to the tokens that stand for them, at each K.
 
@@ -111,7 +113,7 @@ def similarity_table(
     these: the quality at K is the mean over L of the L - K highest cosines and K ones.
 
     Args:
-        parts (nn.Module): With ``backbone``.
+        parts (Parts): With ``backbone``.
         embedded (EmbeddedImage): B images.
         keeps (Sequence[int]): C numbers of tokens, ascending.
 
@@ -123,9 +125,7 @@ def similarity_table(
     return similarity_quality(pairs.double().cpu().numpy(), keeps, length)
 
 
-def merge_similarities(
-    backbone: nn.Module, embedded: EmbeddedImage, keep: int
-) -> Tensor:
+def merge_similarities(backbone: Encoder, embedded: EmbeddedImage, keep: int) -> Tensor:
     """Cosines of all pairs that merge on the way to K tokens.
 
     Args:
@@ -136,7 +136,8 @@ def merge_similarities(
     Returns:
         Tensor: B×(L-K) float32, layer after layer.
     """
-    x, size, matches = embedded.tokens, None, ()
+    x, size = embedded.tokens, None
+    matches: tuple[Matching, ...] = ()
     for layer, r in zip(backbone.layers, backbone.plan(embedded.grid, keep)):
         x, size, matches = layer(x, size, matches, r)
     none = x.new_zeros(len(x), 0, dtype=torch.float32)
@@ -163,12 +164,12 @@ def similarity_quality(
 
 
 def psnr_table(
-    parts: nn.Module, images: Tensor, embedded: EmbeddedImage, keeps: Sequence[int]
+    parts: Parts, images: Tensor, embedded: EmbeddedImage, keeps: Sequence[int]
 ) -> np.ndarray:
     """PSNR of the reconstruction at each K, of grey values as a file holds them.
 
     Args:
-        parts (nn.Module): With ``backbone``, ``quantizer`` and ``decoder``.
+        parts (Parts): With ``backbone``, ``quantizer`` and ``decoder``.
         images (Tensor): B×3×H×W in [-1, 1].
         embedded (EmbeddedImage): The same after the convolutions.
         keeps (Sequence[int]): C numbers of tokens.
@@ -194,11 +195,11 @@ def psnr_table(
     return (10 * torch.log10(255**2 / errors)).cpu().numpy()
 
 
-def decode_merged(parts: nn.Module, merged: MergedTokens) -> Tensor:
+def decode_merged(parts: Parts, merged: MergedTokens) -> Tensor:
     """Images of merged tokens, by their codes and their true map.
 
     Args:
-        parts (nn.Module): With ``quantizer`` and ``decoder``.
+        parts (Parts): With ``quantizer`` and ``decoder``.
         merged (MergedTokens): Of one K.
 
     Returns:

@@ -46,7 +46,8 @@ class ResidualBlock(nn.Module):
         """B×C×H×W to B×C'×H×W."""
         hidden = self.conv1(norm_silu(self.norm1, x, self.fused_norms))
         hidden = self.conv2(norm_silu(self.norm2, hidden, self.fused_norms))
-        return self.shortcut(x) + hidden
+        out: Tensor = self.shortcut(x) + hidden
+        return out
 
 
 def run_stage(stage: nn.Module, x: Tensor, recompute: bool) -> Tensor:
@@ -64,9 +65,10 @@ def run_stage(stage: nn.Module, x: Tensor, recompute: bool) -> Tensor:
         Tensor: B×C'×H×W, and gradients, as without.
     """
     if not (recompute and torch.is_grad_enabled()):
-        return stage(x)
-    # Nothing in a stage is random: no state of the random numbers to carry along.
-    return checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
+        out: Tensor = stage(x)
+    else:  # nothing in a stage is random: no state of the random numbers goes along
+        out = checkpoint(stage, x, use_reentrant=False, preserve_rng_state=False)
+    return out
 
 
 def check_recompute(recompute_stages: int, number: int) -> None:
@@ -89,7 +91,8 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """B×C×H×W to B×C×2H×2W."""
         # Channels are (block row, block column, channel), unlike F.pixel_shuffle's.
-        return rearrange(self.conv(x), 'b (i j c) h w -> b c (h i) (w j)', i=2, j=2)
+        hidden: Tensor = self.conv(x)
+        return rearrange(hidden, 'b (i j c) h w -> b c (h i) (w j)', i=2, j=2)
 
 
 class AdaptiveGroupNorm(nn.Module):
@@ -119,4 +122,5 @@ class AdaptiveGroupNorm(nn.Module):
         unbiased = min(1, codes.shape[1] - 1)  # a single position has no spread
         scale = self.gamma((codes.var(dim=1, correction=unbiased) + 1e-6).sqrt())
         shift = self.beta(codes.mean(dim=1))
-        return self.norm(x) * scale[..., None, None] + shift[..., None, None]
+        out: Tensor = self.norm(x) * scale[..., None, None] + shift[..., None, None]
+        return out

@@ -47,11 +47,15 @@ class DeviceGraphs:
         """What does the work again; capturing does nothing of it."""
         graph = torch.cuda.CUDAGraph()
         # Threads beside this one, such as those that pin batches, may go on.
-        settings = dict(stream=self.stream, capture_error_mode='thread_local')
         with self._lock, torch.cuda.device(self.device):
             if not self.alive:  # a pool goes with its last graph
                 self.pool = torch.cuda.graph_pool_handle()
-            with torch.cuda.graph(graph, pool=self.pool, **settings):
+            with torch.cuda.graph(
+                graph,
+                pool=self.pool,
+                stream=self.stream,
+                capture_error_mode='thread_local',
+            ):
                 work()
             self.alive.add(graph)
         return graph.replay

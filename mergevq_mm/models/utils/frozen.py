@@ -57,9 +57,12 @@ class FrozenModel(BaseModule):
         FileNotFoundError: If there is no such checkpoint (when it is loaded).
     """
 
+    _scale: Tensor
+    _shift: Tensor
+
     def __init__(
         self,
-        network: dict | nn.Module | Callable[[], nn.Module],
+        network: dict[str, Any] | nn.Module | Callable[[], nn.Module],
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
         input_size: int | tuple[int, int] | None = None,
@@ -70,8 +73,7 @@ class FrozenModel(BaseModule):
         super().__init__()
         # A list hides a module from nn.Module; it is filled later.
         self._network: list[nn.Module] = []
-        ready = isinstance(network, nn.Module)
-        self._shared = _Shared(None if ready else network)
+        self._shared = _Shared(None if isinstance(network, nn.Module) else network)
         if isinstance(network, dict) and not random_init and not _has_weights(network):
             raise ValueError(
                 f'network={network.get("type")!r} of a frozen model has no weights; '
@@ -87,8 +89,9 @@ class FrozenModel(BaseModule):
         scale, shift = _affine(mean, std)
         self.register_buffer('_scale', scale, persistent=False)  # 1 or 3 × 1 × 1
         self.register_buffer('_shift', shift, persistent=False)
-        if ready:
-            self._take(lambda: self._frozen(network))
+        if isinstance(network, nn.Module):
+            given = network
+            self._take(lambda: self._frozen(given))
 
     @property
     def network(self) -> nn.Module:
@@ -98,7 +101,9 @@ class FrozenModel(BaseModule):
     def _ready(self) -> nn.Module:
         # Not in the property: nn.Module replaces an AttributeError raised in one.
         if not self._network:
-            self._take(lambda: self._frozen(_build_seeded(self._shared.source)))
+            source = self._shared.source
+            assert source is not None  # what came ready has been taken
+            self._take(lambda: self._frozen(_build_seeded(source)))
         return self._network[0]
 
     def _take(self, make: Callable[[], nn.Module]) -> None:
@@ -109,7 +114,9 @@ class FrozenModel(BaseModule):
         network.eval()  # mmpretrain's backbones return None here: no chaining
         network.requires_grad_(False)
         network.to(device=self._scale.device, dtype=self._scale.dtype)
-        return network.to(memory_format=self._memory_format)
+        # torch's types know this argument beside others alone.
+        network.to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        return network
 
     def init_weights(self) -> None:
         """Builds the network and loads its weights, unless that is done already."""
@@ -142,7 +149,7 @@ class FrozenModel(BaseModule):
             return network(*map(self.normalize, images))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         if self._network:
             self._take(lambda: _moved(self._network[0], self._scale))
         return self
@@ -163,10 +170,10 @@ class _Shared:
         source (dict | Callable, optional): What builds it; None where it came ready.
     """
 
-    def __init__(self, source: dict | Callable[[], nn.Module] | None) -> None:
+    def __init__(self, source: dict[str, Any] | Callable[[], nn.Module] | None) -> None:
         self.source = source
         # Weak: a network lives as long as some copy of the model uses it.
-        self.networks: WeakValueDictionary = WeakValueDictionary()
+        self.networks = WeakValueDictionary[Any, nn.Module]()
 
     def at(self, like: Tensor, make: Callable[[], nn.Module]) -> nn.Module:
         """The network of a tensor's device and type, made where there is none yet."""
@@ -183,7 +190,8 @@ class _Shared:
         return {'source': self.source}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+        self.source = state['source']
+        self.networks = WeakValueDictionary()
 
 
 def _moved(network: nn.Module, like: Tensor) -> nn.Module:
@@ -200,7 +208,7 @@ def _moved(network: nn.Module, like: Tensor) -> nn.Module:
     return copied.to(device=like.device, dtype=like.dtype)
 
 
-def _has_weights(network: dict) -> bool:
+def _has_weights(network: dict[str, Any]) -> bool:
     init_cfg = network.get('init_cfg') or {}
     pretrained = isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained'
     return bool(
@@ -208,7 +216,7 @@ def _has_weights(network: dict) -> bool:
     )
 
 
-def _build_seeded(source: dict | Callable[[], nn.Module]) -> nn.Module:
+def _build_seeded(source: dict[str, Any] | Callable[[], nn.Module]) -> nn.Module:
     """Builds a network under a fixed seed.
 
     Ranks agree on it, and the run's own random numbers stay as they are.
@@ -218,11 +226,11 @@ def _build_seeded(source: dict | Callable[[], nn.Module]) -> nn.Module:
         return _from_config(source) if isinstance(source, dict) else source()
 
 
-def _from_config(network: dict) -> nn.Module:
+def _from_config(network: dict[str, Any]) -> nn.Module:
     """Builds a network of any registry and loads its weights strictly enough."""
     config = dict(network)
     init_cfg = config.pop('init_cfg', None)
-    module = MODELS.build(config)
+    module: nn.Module = MODELS.build(config)
     if isinstance(init_cfg, dict) and init_cfg.get('type') == 'Pretrained':
         # A helper that is partly random is of no use: nearly all must be found.
         part = init_cfg.get('submodule') or ''
@@ -232,8 +240,8 @@ def _from_config(network: dict) -> nn.Module:
             prefix=init_cfg.get('prefix') or '',
             min_matched=0.95,
         )
-    elif not _has_weights(network) and hasattr(module, 'init_weights'):
-        module.init_weights()
+    elif not _has_weights(network):
+        getattr(module, 'init_weights', lambda: None)()
     return module
 
 

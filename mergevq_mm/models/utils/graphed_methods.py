@@ -16,7 +16,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from .cuda_graphs import graphs_of, no_autocast_cache, places_of
 
 SHAPES = 8  # that a method keeps
 DEVICES = ('cuda',)
+Network = TypeVar('Network', bound=nn.Module)
 
 
 class Recording:
@@ -37,7 +38,7 @@ class Recording:
         spec (Any): How they are put together.
     """
 
-    def __init__(self, work: Callable, leaves: list[Any], spec: Any) -> None:
+    def __init__(self, work: Callable[..., Any], leaves: list[Any], spec: Any) -> None:
         with torch.inference_mode(False), torch.no_grad():
             self.leaves = [
                 leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves
@@ -87,10 +88,10 @@ class GraphedMethod:
         self.failed = False
         self.lock = threading.Lock()
 
-    def __deepcopy__(self, memo: dict) -> GraphedMethod:
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphedMethod:
         return GraphedMethod(copy.deepcopy(self.module, memo), self.name)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return GraphedMethod, (self.module, self.name)
 
     def plain(self, *arguments: Any, **options: Any) -> Any:
@@ -165,7 +166,7 @@ class GraphedMethod:
                 graphs_of(recording.tensors[0].device).wait()
 
 
-def use_graphs(model: nn.Module) -> nn.Module:
+def use_graphs(model: Network) -> Network:
     """Let the methods that a model's parts name in ``GRAPHED`` be captured.
 
     Args:
@@ -186,7 +187,8 @@ def _kind(leaf: Any) -> Hashable:
     """What has to be the same of an argument."""
     if isinstance(leaf, Tensor):
         return (tuple(leaf.shape), leaf.dtype, leaf.device)
-    return leaf
+    kind: Hashable = leaf
+    return kind
 
 
 def _precision(like: Tensor) -> torch.dtype | None:

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from .precision import no_autocast
@@ -31,7 +32,9 @@ def recover_tokens(tokens: Tensor, group: Tensor) -> Tensor:
         Tensor: B×L×D.
     """
     if tokens.is_cuda and tokens.requires_grad and torch.is_grad_enabled():
-        return RecoverInOrder.apply(tokens, group)
+        # torch gives `apply` no types.
+        out: Tensor = RecoverInOrder.apply(tokens, group)  # type: ignore[no-untyped-call]
+        return out
     return tokens.gather(1, group.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
@@ -39,14 +42,14 @@ class RecoverInOrder(torch.autograd.Function):
     """:func:`recover_tokens` whose gradient sums in a fixed order on any device."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, tokens: Tensor, group: Tensor) -> Tensor:
+    def forward(ctx: Any, tokens: Tensor, group: Tensor) -> Tensor:
         """B×K×D and B×L to B×L×D."""
         ctx.save_for_backward(group)
         ctx.keep = tokens.shape[1]
         return tokens.gather(1, group.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """Gradient B×L×D of the positions to that of the tokens, B×K×D."""
         (group,) = ctx.saved_tensors
         number = torch.arange(ctx.keep, device=group.device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 def class_labels(
-    data_samples: Sequence | None, reader: str, device: torch.device
+    data_samples: Sequence[Any] | None, reader: str, device: torch.device
 ) -> Tensor:
     """Labels of the samples, for a part that cannot do without.
 

@@ -104,7 +104,7 @@ def merge_schedule(
 
 def least_keep(length: int, layers: int) -> int:
     """The fewest tokens that so many layers can merge L to: each halves at most."""
-    return -(-length // 2**layers)
+    return -(-length // (1 << layers))
 
 
 def share_schedule(
@@ -142,16 +142,25 @@ def clip_removed(length: int, removed: Sequence[int]) -> list[int]:
     return clipped
 
 
-def check_removed(length: int, removed: Sequence[int]) -> None:
+def check_removed(
+    length: int, removed: Sequence[int], layers: int | None = None
+) -> None:
     """Refuse a hand-made list of numbers that some layer cannot merge.
 
     Args:
         length (int): Tokens before the first layer, the class token not counted.
         removed (Sequence[int]): Tokens to merge, layer by layer.
+        layers (int, optional): How many there are. Defaults to None, as many.
 
     Raises:
-        ValueError: If a number is negative or over half of the tokens of its layer.
+        ValueError: If a number is negative or over half of the tokens of its layer, or
+            they are not as many as the layers.
     """
+    if layers is not None and len(removed) != layers:
+        raise ValueError(
+            f'removed={list(removed)} has {len(removed)} numbers; give one for '
+            f'each of the {layers} blocks.'
+        )
     tokens = length
     for layer, number in enumerate(removed):
         if not 0 <= number <= tokens // 2:

@@ -184,6 +184,7 @@ def _launch(
 ) -> None:
     """Run a program for each group, and for each so many channels of it."""
     merged = given[-2]
+    assert merged is not None  # of what is given the sizes alone may be missing
     batch, r = merged.shape
     sized = given[1] is not None
     # A kernel that is told of no sizes does not look at what stands for them.

@@ -215,13 +215,13 @@ def _(grad: Tensor, size: Tensor | None, weight: Tensor, *pairs: Tensor) -> Tens
     return grad.new_empty(batch, left + pairs[1].shape[1], width)
 
 
-def _remember(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, size, *pairs = inputs
     ctx.save_for_backward(size, output[1], *pairs)
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple:
+def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
     return spread_gradient(grad, *ctx.saved_tensors), None, None, None, None
 
 

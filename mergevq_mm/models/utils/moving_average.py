@@ -24,6 +24,14 @@ class MovingAverage(ExponentialMovingAverage):
         **kwargs: Of mmengine's ``ExponentialMovingAverage``.
     """
 
+    # mmengine's.
+    avg_parameters: dict[str, torch.Tensor]
+    interval: int
+    module: nn.Module
+    momentum: float
+    steps: torch.Tensor
+    update_buffers: bool
+
     def __init__(self, model: nn.Module, momentum: float, **kwargs: Any) -> None:
         super().__init__(model, momentum, **kwargs)
         self._updates: int | None = 0  # what `steps` says, None while not known
@@ -41,8 +49,8 @@ class MovingAverage(ExponentialMovingAverage):
         """
         if self._updates is None:
             self._updates = int(self.steps)
-        new = model.state_dict() if self.update_buffers else model.named_parameters()
-        new = dict(new)
+        named = model.state_dict() if self.update_buffers else model.named_parameters()
+        new: dict[str, torch.Tensor] = dict(named)
         pairs = [(old, new[name]) for name, old in self.avg_parameters.items()]
         if self._updates == 0:
             _copy(pairs)
@@ -64,4 +72,5 @@ class MovingAverage(ExponentialMovingAverage):
 def _copy(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Set the first of each pair to the second."""
     if pairs:
-        torch._foreach_copy_(*(list(side) for side in zip(*pairs)))
+        olds, news = (list(side) for side in zip(*pairs))
+        torch._foreach_copy_(olds, news)

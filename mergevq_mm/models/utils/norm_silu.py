@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from torch.utils._triton import has_triton
 
 BACKEND = 'inductor'
 DEVICES = ('cuda',)
+SWITCH = 'fused_norms'  # attribute of the modules that have such pairs
+Network = TypeVar('Network', bound=nn.Module)
 
 
 def norm_silu(norm: nn.GroupNorm, x: Tensor, fused: bool) -> Tensor:
@@ -67,7 +69,8 @@ def compiled(backend: str) -> Callable[..., Tensor]:
     """The pair behind a compiler, one a process; torch's own where there is none."""
     if backend == 'inductor' and not has_triton():
         return plain
-    fast, failed = torch.compile(normed_silu, backend=backend), []
+    fast = torch.compile(normed_silu, backend=backend)
+    failed: list[Exception] = []
 
     def run(x: Tensor, *arguments: Any) -> Tensor:
         if not failed:
@@ -92,9 +95,9 @@ def plain(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> T
     return F.silu(F.group_norm(x, groups, weight, bias, eps))
 
 
-def fuse_norms(model: nn.Module) -> nn.Module:
+def fuse_norms(model: Network) -> Network:
     """Let the convolutional blocks of a model compile their pairs, in place."""
     for module in model.modules():
-        if hasattr(type(module), 'fused_norms'):
-            module.fused_norms = True
+        if hasattr(type(module), SWITCH):
+            setattr(module, SWITCH, True)
     return model

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager:
+def no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Turn autocast off on the tensor's device; the meta device has none.
 
     The caller brings its tensors to float32 itself. Compilers see through it: not all

@@ -54,7 +54,7 @@ class QuantizedTokens(NamedTuple):
     """
 
     codes: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # no tuple.index is missed
     losses: dict[str, Tensor]
 
 

@@ -53,6 +53,7 @@ class Matching(NamedTuple):
     @property
     def similarity(self) -> Tensor:
         """Tensor: Cosine of each merged pair, B×r float32, falling."""
+        assert self.best is not None  # only a matching of our own is asked
         return self.best.gather(1, self.merged)
 
 
@@ -82,7 +83,8 @@ def bipartite_matching(metric: Tensor, r: int) -> Matching:
         similarity = torch.bmm(unit[:, 2::2], unit[:, 1::2].transpose(1, 2))  # B×a×b
         best, partner = similarity.max(dim=-1)  # B×a
     take = split_pairs if has_kernels(best) else pairs_by_sorting
-    return Matching(*take(best, partner, r), best)
+    kept, merged, target = take(best, partner, r)
+    return Matching(kept, merged, target, best)
 
 
 def merge_tokens(

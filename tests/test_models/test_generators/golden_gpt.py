@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mergevq_mm.models.generators import MergeAR
-from mergevq_mm.utils.official_generator import generator_to_ours
+from mergevq_mm.official.generator import generator_to_ours
 
 FOLDER = Path(
     os.environ.get('MERGEVQ_GOLDEN', Path(__file__).parents[4] / 'shared' / 'golden')

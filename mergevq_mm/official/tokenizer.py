@@ -15,7 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .official_file import Conversion, is_learned, read_shapes, refuse_foreign
+from ..models.backbones.architectures import ARCHITECTURES
+from .file import Conversion, is_learned, read_shapes, refuse_foreign
 from .renaming import rename
 
 PAIRS = (
@@ -227,8 +228,6 @@ def _read_encoder(
     weights: Mapping[str, Tensor], num_heads: int | None
 ) -> tuple[str, dict[str, Any]]:
     """Name ('' if it has none) and ``arch`` of the encoder."""
-    from mergevq_mm.models.backbones.architectures import ARCHITECTURES
-
     layers = _count(weights, r'backbone\.layers\.(\d+)\.')
     arch: dict[str, Any]
     if PATCH_OURS[0] + '.weight' in weights:

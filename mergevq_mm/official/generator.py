@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .official_file import Conversion, is_learned, read_shapes, refuse_foreign
+from ..models.generators.architectures import ARCHITECTURES
+from .file import Conversion, is_learned, read_shapes, refuse_foreign
 from .renaming import rename
 
 PAIRS = (
@@ -137,8 +138,6 @@ def read_generator(
     Raises:
         ValueError: If the heads are not known, or the SwiGLU's width is none of ours.
     """
-    from mergevq_mm.models.generators.architectures import ARCHITECTURES
-
     needed = ('class_embedding.weight', 'embedding.parts.0.weight')
     for name in (*needed, 'transformer.blocks.0.ffn.fc1_g.weight'):
         if name not in weights:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import get_state_dict
+from ..utils.checkpoint import get_state_dict
 
 EMA = 'model_ema.'
 KINDS = ('auto', 'ema', 'raw')
