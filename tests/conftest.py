@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import logging
 import os
 
@@ -11,6 +13,8 @@ os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import random
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +36,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if 'gpu' in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector all that is imported: mmengine calls it for each data set."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_runner() -> Iterator[None]:
+    """Runners that do not beautify their config, ask compilers their versions or wait.
+
+    Each takes a second or two, the last whenever the data begin anew. A config whose
+    text is no Python is found still.
+    """
+
+    def plain(text: str, **kwargs: Any) -> tuple[str, bool]:
+        ast.parse(text)
+        return text, True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.config.FormatCode', plain)
+        patch.setattr('mmengine.runner.runner.collect_env', dict)
+        patch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=id))
+        yield
 
 
 @pytest.fixture(autouse=True)

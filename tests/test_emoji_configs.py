@@ -12,7 +12,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from test_configs import run
-from tiny_mergevq import quick_runner  # noqa: F401  (a fixture)
 
 from mergevq_mm.models.target_generators.stored_teacher import write_targets
 from mergevq_mm.utils import config as config_utils
