@@ -12,7 +12,9 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import random
+from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
 
 import mergevq_mm  # noqa: F401  (before any test imports torchvision or mmagic)
 from mergevq_mm.engine.work_dir_lock import _HELD
@@ -73,23 +75,40 @@ def seeded() -> Iterator[int]:
     yield seed
 
 
-@pytest.fixture(autouse=True)
-def default_scope() -> Iterator[None]:
-    """Take back the default scope that a run of another test has left."""
-    before = DefaultScope._instance_dict.copy()
+def named(kind: type = ManagerMixin) -> Iterator[OrderedDict]:
+    """What mmengine keeps by name in this process: loggers, scopes, hubs, visualizers.
+
+    Which of them was made last, and whether there are loggers of runs, decides much.
+    """
+    for one in kind.__subclasses__():
+        yield one._instance_dict
+        yield from named(one)
+
+
+@contextmanager
+def forgotten() -> Iterator[None]:
+    """Take back the instances that are made meanwhile."""
+    before = [(instances, instances.copy()) for instances in named()]
     yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    for instances in named():
+        instances.clear()
+    for instances, kept in before:
+        instances.update(kept)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def instances_of_a_file() -> Iterator[None]:
+    """Forget what fixtures of other files have made."""
+    with forgotten():
+        yield
 
 
 @pytest.fixture(autouse=True)
-def message_hub() -> Iterator[None]:
-    """Hide what runs of other tests have left: K is drawn from the hub's iteration."""
-    before = MessageHub._instance_dict.copy()
-    MessageHub._instance_dict.clear()
-    yield
-    MessageHub._instance_dict.clear()
-    MessageHub._instance_dict.update(before)
+def instances_of_a_test() -> Iterator[None]:
+    """Forget what other tests have made; hide the hubs: K is drawn by an iteration."""
+    with forgotten():
+        MessageHub._instance_dict.clear()
+        yield
 
 
 @pytest.fixture(autouse=True)
