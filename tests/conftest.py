@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import gc
 import logging
 import os
@@ -12,17 +11,17 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import random
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.utils import ManagerMixin
+from quick_runs import spare
 
 import mergevq_mm  # noqa: F401  (before any test imports torchvision or mmagic)
 from mergevq_mm.engine.work_dir_lock import _HELD
@@ -47,21 +46,10 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope='session', autouse=True)
-def quick_runner() -> Iterator[None]:
-    """Runners that do not beautify their config, ask compilers their versions or wait.
-
-    Each takes a second or two, the last whenever the data begin anew. A config whose
-    text is no Python is found still.
-    """
-
-    def plain(text: str, **kwargs: Any) -> tuple[str, bool]:
-        ast.parse(text)
-        return text, True
-
+def quick_runs() -> Iterator[None]:
+    """Spare runs what no test looks at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmengine.config.config.FormatCode', plain)
-        patch.setattr('mmengine.runner.runner.collect_env', dict)
-        patch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=id))
+        spare(patch)
         yield
 
 
@@ -101,6 +89,14 @@ def instances_of_a_file() -> Iterator[None]:
     """Forget what fixtures of other files have made."""
     with forgotten():
         yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_code() -> Iterator[None]:
+    """Let dynamo forget the graphs of other files: of a function it makes eight."""
+    yield
+    if 'torch._dynamo' in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture(autouse=True)
