@@ -26,6 +26,7 @@ from quick_runs import spare
 import mergevq_mm  # noqa: F401  (before any test imports torchvision or mmagic)
 from mergevq_mm.engine.work_dir_lock import _HELD
 
+MARK = 'PYTEST_CURRENT_TEST'  # pytest's own
 torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
 
@@ -105,6 +106,20 @@ def instances_of_a_test() -> Iterator[None]:
     with forgotten():
         MessageHub._instance_dict.clear()
         yield
+
+
+@pytest.fixture(autouse=True)
+def variables() -> Iterator[None]:
+    """Take back variables that tools set for their process, such as LOCAL_RANK.
+
+    Those of gradio name a folder that the process has made once.
+    """
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        if not name.startswith('GRADIO_'):
+            del os.environ[name]
+    os.environ.update({**before, MARK: os.environ[MARK]})
 
 
 @pytest.fixture(autouse=True)
