@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 
@@ -10,18 +11,23 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 import random
+import sys
+from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from mmengine.device import utils as mmengine_device
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
+from quick_runs import spare
 
 import mergevq_mm  # noqa: F401  (before any test imports torchvision or mmagic)
 from mergevq_mm.engine.work_dir_lock import _HELD
 
+MARK = 'PYTEST_CURRENT_TEST'  # pytest's own
 torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
 
@@ -33,6 +39,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if 'gpu' in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector all that is imported: mmengine calls it for each data set."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def quick_runs() -> Iterator[None]:
+    """Spare runs what no test looks at."""
+    with pytest.MonkeyPatch.context() as patch:
+        spare(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -55,23 +75,62 @@ def seeded() -> Iterator[int]:
     yield seed
 
 
-@pytest.fixture(autouse=True)
-def default_scope() -> Iterator[None]:
-    """Take back the default scope that a run of another test has left."""
-    before = DefaultScope._instance_dict.copy()
+def named(kind: type = ManagerMixin) -> Iterator[OrderedDict]:
+    """What mmengine keeps by name in this process: loggers, scopes, hubs, visualizers.
+
+    Which of them was made last, and whether there are loggers of runs, decides much.
+    """
+    for one in kind.__subclasses__():
+        yield one._instance_dict
+        yield from named(one)
+
+
+@contextmanager
+def forgotten() -> Iterator[None]:
+    """Take back the instances that are made meanwhile."""
+    before = [(instances, instances.copy()) for instances in named()]
     yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    for instances in named():
+        instances.clear()
+    for instances, kept in before:
+        instances.update(kept)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def instances_of_a_file() -> Iterator[None]:
+    """Forget what fixtures of other files have made."""
+    with forgotten():
+        yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_code() -> Iterator[None]:
+    """Let dynamo forget the graphs of other files: of a function it makes eight."""
+    yield
+    if 'torch._dynamo' in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture(autouse=True)
-def message_hub() -> Iterator[None]:
-    """Hide what runs of other tests have left: K is drawn from the hub's iteration."""
-    before = MessageHub._instance_dict.copy()
-    MessageHub._instance_dict.clear()
+def instances_of_a_test() -> Iterator[None]:
+    """Forget what other tests have made; hide the hubs: K is drawn by an iteration."""
+    with forgotten():
+        MessageHub._instance_dict.clear()
+        yield
+
+
+@pytest.fixture(autouse=True)
+def variables() -> Iterator[None]:
+    """Take back variables that tools set for their process, such as LOCAL_RANK.
+
+    Those of gradio name a folder that the process has made once.
+    """
+    before = dict(os.environ)
     yield
-    MessageHub._instance_dict.clear()
-    MessageHub._instance_dict.update(before)
+    for name in os.environ.keys() - before.keys():
+        if not name.startswith('GRADIO_'):
+            del os.environ[name]
+    os.environ.update({**before, MARK: os.environ[MARK]})
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.models import SelfSupDataPreprocessor
-from tiny_mergevq import ENCODER, quick_runner, run_cfg, write_images  # noqa: F401
+from tiny_mergevq import ENCODER, run_cfg, write_images
 from torch import Tensor
 
 from mergevq_mm.datasets import UnreadableImageError

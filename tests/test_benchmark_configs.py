@@ -17,7 +17,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from ready_processes import run_tool
-from tiny_mergevq import quick_runner  # noqa: F401  (a fixture)
 
 from mergevq_mm.models.utils.group_map import recover_tokens
 from mergevq_mm.registry import MODELS

@@ -12,7 +12,6 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 from test_configs import run
-from tiny_mergevq import quick_runner  # noqa: F401  (a fixture)
 
 from mergevq_mm.models.target_generators.stored_teacher import write_targets
 from mergevq_mm.utils import config as config_utils
@@ -97,6 +96,7 @@ def test_tokenizer_trains(name: str, tmp_path: Path) -> None:
     assert 'batch_entropy_weight' not in cfg.model.quantizer
     assert 'detach' not in cfg.model.neck
     shrink(cfg)
+    cfg.val_dataloader.dataset.indices = list(range(6))  # one batch, at each K
     warm_up, fall = cfg.param_scheduler  # within two epochs
     warm_up.end = fall.begin = 1
     _, scalars = run(cfg, tmp_path / name, epochs=2)

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from scipy.stats import entropy
 from tiny_generator import build
-from tiny_mergevq import quick_runner, write_images  # noqa: F401
+from tiny_mergevq import write_images
 from torch import Tensor, nn
 
 import mergevq_mm.models.generators.tokenizer  # noqa: F401

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -167,20 +165,6 @@ def moved(before: dict[str, Tensor], module: nn.Module) -> set[str]:
 
 
 # ------------------------------------------------------------------------- runs
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_runner() -> Iterator[None]:
-    """Runners that neither beautify their config nor ask compilers their versions.
-
-    The two take a second or more for each of them.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            'mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True)
-        )
-        patch.setattr('mmengine.runner.runner.collect_env', dict)
-        yield
 
 
 def write_images(

@@ -37,10 +37,13 @@ stack_tests=(
 stack=default
 setup=()
 part=()
+# Tests go to another process where that one has none left; a page's commands in turn.
+dist=worksteal
 case "${1:-}" in
 --downstream | --faults | --docs)
     part=("tests/${1#--}")
     [ "$1" = --downstream ] && setup=(--downstream)
+    [ "$1" = --docs ] && dist=loadgroup
     shift
     ;;
 --stack)
@@ -63,6 +66,6 @@ export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 echo "[tests] running pytest in $cores processes"
 start=$SECONDS
 status=0
-"$venv/bin/python" -m pytest -n "$cores" --dist loadfile ${part[@]+"${part[@]}"} "$@" || status=$?
+"$venv/bin/python" -m pytest -n "$cores" --dist "$dist" ${part[@]+"${part[@]}"} "$@" || status=$?
 echo "[tests] finished in $((SECONDS - start)) s"
 exit "$status"

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,18 +21,25 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     return None if named else True
 
 
-@pytest.fixture(scope='module')
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with all that a reader has after the quickstart.
+@pytest.fixture(scope='session')
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished quickstart: the one that ``MERGEVQ_QUICKSTART`` names, or its own."""
+    if there := os.environ.get('MERGEVQ_QUICKSTART'):
+        return Path(there)
+    work_dir = tmp_path_factory.mktemp('quickstart')
+    command = ['tools/quickstart.py', '--short', '--work-dir', str(work_dir)]
+    subprocess.run([sys.executable, *command], cwd=REPO, check=True)
+    return work_dir
 
-    ``MERGEVQ_QUICKSTART`` names the folder of a quickstart that is there already.
-    """
-    root = tmp_path_factory.mktemp('root')
-    quickstart = os.environ.get('MERGEVQ_QUICKSTART')
-    if quickstart is None:
-        quickstart = root / 'quickstart'
-        command = ['tools/quickstart.py', '--short', '--work-dir', str(quickstart)]
-        subprocess.run([sys.executable, *command], cwd=REPO, check=True)
+
+@pytest.fixture(scope='module')
+def root(
+    request: pytest.FixtureRequest,
+    quickstart: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Path]:
+    """A folder for one page, with all that a reader has after the quickstart."""
+    root = tmp_path_factory.mktemp(request.param.stem)
     for name in ('configs', 'tools'):
         (root / name).symlink_to(REPO / name)
     (root / 'docs' / 'images').mkdir(parents=True)
@@ -57,4 +65,5 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mask.paste(255, (0, image.height // 2, image.width, image.height))
         mask.save(root / 'mask.png')  # the lower half
         image.convert('RGB').save(root / 'photographs' / 'cat.png')
-    return root
+    yield root
+    shutil.rmtree(root)

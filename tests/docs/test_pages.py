@@ -1,4 +1,4 @@
-"""The commands of the pages of docs/ in turn; they need the quickstart alone."""
+"""The commands of each page in turn; a page needs the quickstart alone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ README = [(command.words, command.environment) for command in commands(PAGES[0])
 
 
 @pytest.mark.parametrize(
-    'command', [command for page in PAGES[1:] for command in commands(page)], ids=str
+    ('root', 'command'),
+    [
+        # A page stays in one process, whatever the number of processes.
+        pytest.param(
+            page, command, id=str(command), marks=pytest.mark.xdist_group(page.stem)
+        )
+        for page in PAGES
+        for command in commands(page)
+    ],
+    indirect=['root'],
+    scope='module',
 )
 def test_command(command: Command, root: Path) -> None:
-    if (command.words, command.environment) in README:
+    if command.page != PAGES[0] and (command.words, command.environment) in README:
         pytest.skip('stands in the README too')
     run(command, root)

@@ -20,14 +20,3 @@ for package in ('mmdet', 'mmseg'):
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five photographs with boxes, masks and segmentation maps."""
     return write_photographs(tmp_path_factory.mktemp('photographs'))
-
-
-@pytest.fixture(scope='session', autouse=True)
-def quick_runner() -> None:
-    """Runners that neither beautify their config nor ask compilers their versions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            'mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True)
-        )
-        patch.setattr('mmengine.runner.runner.collect_env', dict)
-        yield

@@ -32,9 +32,3 @@ def imported() -> None:
     """What forked runs need is there already: else each would import it anew."""
     for name in IMPORTED:
         importlib.import_module(name)
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let mmengine not wait whenever the data begins anew."""
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)

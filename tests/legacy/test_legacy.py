@@ -22,7 +22,6 @@ import runs
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tiny_mergevq import quick_runner  # noqa: F401
 
 import mergevq_mm
 from mergevq_mm.apis.token_file import pack, read_token_file

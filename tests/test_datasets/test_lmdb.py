@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import sys
 import tarfile
 from pathlib import Path
 
@@ -126,8 +125,14 @@ def test_a_killed_packing_leaves_nothing(root: Path, tmp_path: Path) -> None:
     assert pack(_images(root), tmp_path / 'packed', 'train', 'tar').is_dir()
 
 
-def test_command(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    sys.path.append(str(Path(__file__).parents[2] / 'tools' / 'dataset_converters'))
+def test_command(
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(__file__).parents[2] / 'tools' / 'dataset_converters'
+    monkeypatch.syspath_prepend(str(folder))
     import pack_images
 
     pack_images.main([str(root), str(tmp_path / 'packed')])

@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner
-from tiny_mergevq import quick_runner  # noqa: F401
 from torch import nn
 from torch.utils.data import Dataset
 

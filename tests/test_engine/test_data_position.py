@@ -40,11 +40,6 @@ class Stream(IterableDataset):
         return iter(range(10))
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)
-
-
 def loader(kind: type = DefaultSampler, **kwargs: Any) -> DataLoader:
     data = Numbers()
     return DataLoader(data, 3, sampler=kind(data, seed=5), **kwargs)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.model import MMSeparateDistributedDataParallel
 from mmengine.runner import Runner
+from quick_runs import spare
 from ready_processes import run_ranks
 from test_mergevq_resume import Stop, StopHook, assert_same, history
 from tiny_mergevq import run_cfg, write_images
@@ -63,11 +64,8 @@ def worker(rank: int, root: str, folder: str) -> None:
         world_size=WORLD,
         timeout=timedelta(seconds=300),
     )
-    with pytest.MonkeyPatch.context() as patch:  # see tiny_mergevq.quick_runner
-        patch.setattr(
-            'mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True)
-        )
-        patch.setattr('mmengine.runner.runner.collect_env', dict)
+    with pytest.MonkeyPatch.context() as patch:
+        spare(patch)
         run(root, Path(folder, 'whole'), 'whole')
         run(root, Path(folder, 'parts'), 'first', stop=True)
         run(root, Path(folder, 'parts'), 'second', resume=True)

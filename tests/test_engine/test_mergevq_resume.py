@@ -20,7 +20,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from ready_processes import run_tool
-from tiny_mergevq import quick_runner, run_cfg, write_images  # noqa: F401
+from tiny_mergevq import run_cfg, write_images
 
 REPO = Path(__file__).resolve().parents[2]
 TESTS = Path(__file__).resolve().parents[1]
@@ -235,10 +235,9 @@ def train_in_parts(cfg: Config, at: int | None) -> Runner:
 
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_stopped_within_an_epoch_in_mixed_precision(
-    images: Path, tmp_path: Path, by_epoch: bool, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, by_epoch: bool
 ) -> None:
     """All that a run can have, stopped in an epoch and in an accumulation."""
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)
     settings: dict[str, Any] = dict(
         optim_wrapper__generator__type='BFloat16Wrapper',
         optim_wrapper__discriminator__type='BFloat16Wrapper',

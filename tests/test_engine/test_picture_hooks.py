@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,16 +28,6 @@ from mergevq_mm.engine import (
 from mergevq_mm.models.backbones.layer_views import class_attention, merged_layers
 from mergevq_mm.models.generators import MergeAR
 from mergevq_mm.visualization import attention_strip, growth_strip, to_uint8
-
-
-@pytest.fixture(autouse=True)
-def quick_runner() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            'mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True)
-        )
-        patch.setattr('mmengine.runner.runner.collect_env', dict)
-        yield
 
 
 def _read(path: Path) -> np.ndarray:

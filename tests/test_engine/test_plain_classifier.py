@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tiny_mergevq import quick_runner, write_images  # noqa: F401
+from tiny_mergevq import write_images
 
 from mergevq_mm.utils.config import complete_hooks
 from mergevq_mm.utils.config_check import check_config

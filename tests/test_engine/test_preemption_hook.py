@@ -41,9 +41,8 @@ class Send(Hook):
 
 
 @pytest.fixture(autouse=True)
-def handlers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever happens, pytest gets its signals back; mmengine does not wait."""
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)
+def handlers() -> Iterator[None]:
+    """Whatever happens, pytest gets its signals back."""
     before = {n: signal.getsignal(n) for n in module._numbers(ALL)}
     yield
     for number, handler in before.items():

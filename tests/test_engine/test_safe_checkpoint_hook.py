@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from ready_processes import run_tool
 from toy_run import Score, assert_same_run, make_runner
 
 from mergevq_mm.utils import atomic_backend, fileio
@@ -151,13 +150,10 @@ make_runner(Path(sys.argv[1])).train()
 def test_killed_run_resumes_to_the_same_end(tmp_path):
     whole = make_runner(tmp_path / 'whole')
     whole.train()
-    here = str(Path(__file__).parent)
-    killed = subprocess.run(
-        [sys.executable, '-c', KILLED, str(tmp_path / 'parts'), here],
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
+    script = tmp_path / 'killed.py'
+    script.write_text(KILLED)
+    here = Path(__file__).parent
+    killed = run_tool(script, tmp_path / 'parts', here, cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     first, second, half = files(tmp_path / 'parts')
     assert (first, second) == ('epoch_1.pth', 'epoch_2.pth')

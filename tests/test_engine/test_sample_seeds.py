@@ -112,8 +112,7 @@ def test_any_number_of_workers_reads_the_same(tmp_path: Path) -> None:
     assert len(set(seen[0])) == 8  # each pass draws anew
 
 
-def test_iteration_based(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda _: None)
+def test_iteration_based(tmp_path: Path) -> None:
     options = dict(by_epoch=False, workers=2, stay=True, **NO_VALIDATION)
     runs = []
     for folder, steps, resume in (

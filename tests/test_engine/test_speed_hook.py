@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,16 @@ from mergevq_mm.engine import Bf16OptimWrapper, SpeedHook
 from mergevq_mm.engine.hooks.speed_hook import prepare
 from mergevq_mm.engine.quiet_runner import QuietRunner
 from mergevq_mm.models.utils.graphed_methods import GraphedMethod
+from mergevq_mm.utils.compiling import recompile_limit
 from mergevq_mm.utils.distributed import end_process_group
+
+
+@pytest.fixture(autouse=True)
+def recompilations() -> Iterator[None]:
+    """The hook lets dynamo make more graphs than it does by itself, from then on."""
+    name = recompile_limit()
+    with torch._dynamo.config.patch({name: getattr(torch._dynamo.config, name)}):
+        yield
 
 
 def _same(one: nn.Module, two: nn.Module, images: torch.Tensor) -> None:

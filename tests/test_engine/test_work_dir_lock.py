@@ -129,14 +129,15 @@ def test_the_lock_of_a_successor_stays(tmp_path: Path, other: int) -> None:
 
 def _take(barrier: Any, folder: str, queue: Any) -> None:
     barrier.wait()
+    lock = None
     try:
         lock = WorkDirLock(folder, watch=0)
+        queue.put('')
     except ValueError as error:
         queue.put(str(error))
-        return
-    queue.put('')
-    time.sleep(1.0)
-    lock.release()
+    barrier.wait()  # it is held until all have asked for it
+    if lock is not None:
+        lock.release()
 
 
 @pytest.mark.parametrize('stale', [False, True])
@@ -147,7 +148,7 @@ def test_two_runs_at_the_same_moment(stale: bool, tmp_path: Path) -> None:
         folder.mkdir()
         if stale:
             (folder / LOCK_NAME).write_text(entry(2**22 + 1, started='1'))
-        barrier, queue = context.Barrier(3), context.Queue()
+        barrier, queue = context.Barrier(3, timeout=60), context.Queue()
         runs = [
             context.Process(target=_take, args=(barrier, str(folder), queue))
             for _ in range(3)

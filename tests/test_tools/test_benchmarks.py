@@ -587,22 +587,26 @@ def test_generation(
     monkeypatch.setattr(decoding_step, 'BACKEND', 'eager')
     monkeypatch.setattr(tools.generation, 'bandwidth', lambda device: 1e10)
     file = tmp_path / 'generation.json'
-    quick = 'configs/quickstart'
-    flags = [f'{quick}/mergear_mnist5k.py', '--random', '--batch', '2', '--compile']
-    flags += ['--repeats', '1', '--json', str(file), '--device', 'cpu', '--others']
-    flags += [f'{quick}/mergear_mnist5k_distinct.py', f'{quick}/randar_mnist5k.py']
+    others = ['mergear_mnist5k_distinct', 'randar_mnist5k']
+    configs, layers = [], 2
+    for name in ('mergear_mnist5k', *others):
+        base = str(REPO / 'configs' / 'quickstart' / f'{name}.py')
+        configs.append(str(tmp_path / f'{name}.py'))
+        text = f'_base_ = {base!r}\nmodel = dict(arch=dict(num_layers={layers}))\n'
+        Path(configs[-1]).write_text(text)
+    flags = [configs[0], '--random', '--batch', '2', '--compile', '--repeats', '1']
+    flags += ['--json', str(file), '--device', 'cpu', '--others', *configs[1:]]
     assert tools.generation.main(flags) == 0
     content = json.loads(file.read_text())
     rows = {row['way']: row for row in content['rows']}
     raster = ['full', 'compressed', 'full, compile', 'compressed, compile']
     raster += ['full, 4 drafts', 'compressed, 4 drafts']
-    others = ['mergear_mnist5k_distinct', 'randar_mnist5k']
     assert list(rows) == ['loop', 'loop, compile', *raster, *others]
     assert all(rows[name]['same'] == 1 for name in raster)
     assert rows['loop']['same'] is None and rows['loop']['ratio'] == 1
     assert rows['loop, compile']['cache'] == rows['loop']['cache']
     prefix, window, keep, length = 2, 9, 16, 64
-    slot = 2 * 4 * 128 * 4 * 2  # keys and values of 4 layers, with guidance
+    slot = 2 * layers * 128 * 4 * 2  # keys and values, with guidance
     assert rows['loop']['cache'] == (prefix + length) * slot / 1024
     share = (prefix + window + keep) / (prefix + length)
     for name in ('compressed', 'compressed, compile'):

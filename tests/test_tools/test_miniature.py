@@ -15,7 +15,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
-from tiny_mergevq import quick_runner  # noqa: F401  (a fixture)
 
 from mergevq_mm.models.target_generators.stored_teacher import write_targets
 

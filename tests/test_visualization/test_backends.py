@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,13 +42,6 @@ class Mortal(Toy):
         if len(self.seen) == 9:
             raise Killed
         return super().forward(*args, **kwargs)
-
-
-@pytest.fixture(autouse=True)
-def quick_runner() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmengine.runner.runner.collect_env', dict)
-        yield
 
 
 def _steps(folder: Path, tag: str) -> list[int]:
