@@ -354,9 +354,9 @@ def _export_onnx(commands: Any) -> None:
         'export-onnx',
         'write a model as graphs for onnxruntime, which need no torch',
         'Of a tokenizer: encoder_k<K>.onnx for each K, encoder_all.onnx without\n'
-        'merging, decoder.onnx. Of a MergeAR generator: start_k<K>.onnx, step_k<K>.onnx\n'
-        'with its full cache, and decoder.onnx. Each is compared with torch before\n'
-        'anything is written. Needs pip install "mergevq_mm[export]".',
+        'merging, decoder.onnx. Of a MergeAR generator: start_k<K>.onnx, and with its\n'
+        'full cache step_k<K>.onnx, and decoder.onnx. All are compared with torch, or\n'
+        'none is written. Needs pip install "mergevq_mm[export]".',
     )
     _model(parser, generator=True)
     add_graphs(parser)
