@@ -135,7 +135,8 @@ def measure(args: argparse.Namespace) -> Iterator[str]:
         folders = {}
         for kind in PRECISIONS:
             folders[kind] = Path(root, kind)
-            export_onnx(tokenizer, folders[kind], keeps, precision=kind)
+            # Compared at one image, as that is what the command is for.
+            export_onnx(tokenizer, folders[kind], keeps, precision=kind, batches=(1,))
         if args.dynamic:
             folders['int8, dynamic'] = quantize(folders['fp32'], Path(root, 'dynamic'))
         for keep in keeps:

@@ -63,12 +63,28 @@ def write_onnx(graph: Graph, path: Path, batch: int = 3) -> None:
             assert program is not None
             # Not torch's own, which would bring small weights to float32 beforehand.
             optimizer.optimize(program.model, input_size_limit=FOLDED)
+            forget_origin(program.model)
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(why(error, graph.name)) from error
     program.model.metadata_props.update(
         {name: json.dumps(value) for name, value in graph.facts.items()}
     )
     program.save(path)
+
+
+def forget_origin(model: Any) -> None:
+    """Take out of which line of which file each node has come: it is half of a file.
+
+    Args:
+        model (onnx_ir.Model): Changed in place.
+    """
+    graph = model.graph
+    known = [*graph.inputs, *graph.initializers.values()]
+    for node in graph.all_nodes():
+        node.doc_string = None
+        known += [node, *node.outputs]
+    for part in (graph, *known):
+        part.metadata_props.clear()
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
