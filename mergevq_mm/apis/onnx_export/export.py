@@ -194,6 +194,7 @@ def generator_graphs(
             not known.
     """
     from ...models.generators.mergear import MergeAR
+    from ...models.utils.merge_schedule import resolve_keep
     from .decoding import decoding_graphs
 
     if not isinstance(model, MergeAR):
@@ -216,7 +217,7 @@ def generator_graphs(
     default = model.sample_cfg.get('keep', model.keep_sampler.target)
     wanted = default if keep is None else keep[0]
     length = model.tokenizer.length
-    chosen = model.check_keep(length if wanted is None else wanted)
+    chosen = model.check_keep(resolve_keep(wanted, length))
     options = {
         name: value
         for name, value in {**model.sample_cfg, **sampling}.items()

@@ -49,7 +49,7 @@ class EncoderGraph(nn.Module):
         keep (int): K, fixed: the shapes of all merges depend on it.
     """
 
-    def __init__(self, parts: nn.Module, keep: int) -> None:
+    def __init__(self, parts: Any, keep: int) -> None:
         super().__init__()
         self.backbone, self.quantizer = parts.backbone, parts.quantizer
         self.keep = keep
@@ -68,7 +68,7 @@ class DecoderGraph(nn.Module):
         grid (tuple[int, int]): Rows and columns.
     """
 
-    def __init__(self, parts: nn.Module, grid: tuple[int, int]) -> None:
+    def __init__(self, parts: Any, grid: tuple[int, int]) -> None:
         super().__init__()
         self.decoder, self.bits = parts.decoder, parts.quantizer.bits
         self.grid = grid
@@ -76,7 +76,8 @@ class DecoderGraph(nn.Module):
     def forward(self, index: Tensor, group: Tensor) -> Tensor:
         """Codes B×K and map B×L to images B×3×H×W, about in [-1, 1]."""
         codes = recover_tokens(index_to_codes(index, self.bits), group)  # B×L×d
-        return self.decoder(codes, self.grid)
+        image: Tensor = self.decoder(codes, self.grid)
+        return image
 
 
 def made_images(number: int, size: tuple[int, int]) -> Tensor:
@@ -98,7 +99,7 @@ def made_images(number: int, size: tuple[int, int]) -> Tensor:
 
 
 def encoder_graph(
-    parts: nn.Module, keep: int, size: tuple[int, int], facts: Mapping[str, Any]
+    parts: Any, keep: int, size: tuple[int, int], facts: Mapping[str, Any]
 ) -> Graph:
     """The encoder at one K.
 
@@ -133,9 +134,7 @@ def encoder_graph(
     )
 
 
-def decoder_graph(
-    parts: nn.Module, grid: tuple[int, int], facts: Mapping[str, Any]
-) -> Graph:
+def decoder_graph(parts: Any, grid: tuple[int, int], facts: Mapping[str, Any]) -> Graph:
     """The decoder, for any K.
 
     Args:

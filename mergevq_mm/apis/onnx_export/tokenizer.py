@@ -144,8 +144,8 @@ class OnnxTokenizer:
         session = self.session(self.decoder)
         facts = read_facts(session)
         (image,) = session.run(None, {'index': index, 'group': group})
-        pixels = image.transpose(0, 2, 3, 1) * facts['std'] + facts['mean']
-        return pixels.round().clip(0, 255).astype(np.uint8)
+        made: np.ndarray = image.transpose(0, 2, 3, 1) * facts['std'] + facts['mean']
+        return made.round().clip(0, 255).astype(np.uint8)
 
 
 def read_facts(session: Any) -> dict[str, Any]:
