@@ -15,10 +15,6 @@ from mmengine.config import Config
 from PIL import Image
 from torch import Tensor, nn
 
-onnx = pytest.importorskip('onnx')
-pytest.importorskip('onnxruntime')
-pytest.importorskip('onnxscript')
-
 from mergevq_mm.apis.onnx_export import OnnxTokenizer, check, export_onnx
 from mergevq_mm.apis.onnx_export.convert import write_onnx
 from mergevq_mm.apis.onnx_export.export import generator_graphs
@@ -30,6 +26,9 @@ from mergevq_mm.models import MergeAR, MergeVQ, RandAR
 from mergevq_mm.models.generators.sampling import uniform_noise
 from mergevq_mm.models.utils.pixel_range import to_grey_values
 
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, head_layers=1, ffn_multiple=32)
 
 
