@@ -57,6 +57,7 @@ def write_onnx(graph: Graph, path: Path, batch: int = 3) -> None:
                 output_names=list(graph.outputs),
                 dynamic_shapes=tuple(dict(graph.free[name]) for name in inputs),
                 custom_translation_table=translations(),
+                dynamo=True,
                 optimize=False,
                 verbose=False,
             )

@@ -65,6 +65,7 @@ def export_onnx(
 
     Args:
         model (nn.Module): A MergeVQ, or a MergeAR of the whole raster, with weights.
+            It is brought to the CPU and to evaluation.
         folder (str | PathLike): Where; made if it is not there.
         keep (Sequence[int | float | None], optional): Of a tokenizer the K of its
             encoders, as numbers or shares, None where nothing merges; of a generator

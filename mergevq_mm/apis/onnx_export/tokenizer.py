@@ -45,7 +45,7 @@ class OnnxTokenizer:
             )
 
     def session(self, path: Path) -> Any:
-        """A graph in onnxruntime, opened at its first use.
+        """A graph in onnxruntime, opened once.
 
         Args:
             path (Path): The file.
