@@ -20,7 +20,11 @@ from mergevq_mm.apis.onnx_export import OnnxTokenizer, check, export_onnx
 from mergevq_mm.apis.onnx_export.convert import write_onnx
 from mergevq_mm.apis.onnx_export.export import generator_graphs
 from mergevq_mm.apis.onnx_export.graphs import Graph
-from mergevq_mm.apis.onnx_export.weights import int8_of, with_stored_weights
+from mergevq_mm.apis.onnx_export.weights import (
+    PRECISIONS,
+    int8_of,
+    with_stored_weights,
+)
 from mergevq_mm.base import tier
 from mergevq_mm.cli import graph_arguments, main
 from mergevq_mm.models import MergeAR, MergeVQ, RandAR
@@ -197,7 +201,7 @@ def test_a_weight_that_float16_does_not_hold() -> None:
         ValueError, match="'fp16', but 0?.*weight has numbers up to 1000"
     ):
         with_stored_weights(nn.Sequential(module), 'fp16')
-    assert graph_arguments.PRECISIONS == ('fp32', 'fp16', 'bf16', 'int8')
+    assert graph_arguments.PRECISIONS == PRECISIONS
 
 
 # ---------------------------------------------------------------------------- bad input

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ...base.tier import require
+
 
 class OnnxTokenizer:
     """A folder of :func:`export_onnx`: images to codes and source map, and back.
@@ -55,6 +57,7 @@ class OnnxTokenizer:
 
         Raises:
             FileNotFoundError: If it is not there.
+            MissingExtra: If onnxruntime is missing.
             ValueError: If it is of another tokenizer than the other graphs.
         """
         if path not in self._sessions:
@@ -62,6 +65,7 @@ class OnnxTokenizer:
                 raise FileNotFoundError(
                     f'"{self.folder}" has no {path.name}; export the model again.'
                 )
+            require('onnxruntime', 'A graph', 'export')
             runtime = importlib.import_module('onnxruntime')
             session = runtime.InferenceSession(
                 str(path), providers=['CPUExecutionProvider']
