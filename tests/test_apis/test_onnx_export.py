@@ -185,8 +185,10 @@ def test_a_graph_of_small_weights(tmp_path: Path) -> None:
     write_onnx(graph, tmp_path / 'all.onnx')
     assert check.compare(graph, tmp_path / 'all.onnx').floats < 1e-6
     stored = onnx.load(tmp_path / 'all.onnx')
-    kinds = {1: 'float32', 3: 'int8', 10: 'fp16', 16: 'bf16'}  # of onnx
-    sizes = {kinds[t.data_type]: math.prod(t.dims) for t in stored.graph.initializer}
+    kinds = {3: 'int8', 10: 'fp16', 16: 'bf16'}  # of onnx
+    sizes = {
+        kinds.get(t.data_type): math.prod(t.dims) for t in stored.graph.initializer
+    }
     assert sizes['int8'] == 27 * 64 and sizes['fp16'] == 64 * 90
     assert sizes['bf16'] == 90 * 40
     assert str(tmp_path) not in str(stored) and 'site-packages' not in str(stored)
@@ -285,7 +287,48 @@ def test_a_failing_comparison_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ['config.json']
 
 
+class Signs(nn.Module):
+    """Codes that are signs of pixels, and the pixels."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """B×n to B×n twice."""
+        return (image > 0).long(), image
+
+
+@pytest.mark.parametrize('merges', [True, False])
+def test_what_hangs_on_rounding_is_left_out(
+    merges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In torch, too: the pixels 0 of the second image, not the 1 of the first."""
+    images = torch.tensor([[1.0, 1], [0, 0], [1, -1]])
+    found = [np.array([[1, 1], [1, 0], [1, 0]]), images.numpy() + [[0], [9], [0]]]
+
+    class Session:
+        def run(self, names: None, fed: dict) -> list[np.ndarray]:
+            return [found[0], found[1].astype(np.float32)]
+
+    monkeypatch.setattr(check, 'open_session', lambda path, threads: Session())
+    graph = Graph(
+        'signs',
+        Signs(),
+        lambda batch: {'image': images},
+        ('index', 'image'),
+        {},
+        codes=lambda made: made[0],
+        merges=merges,
+    )
+    agreement = check.compare(graph, Path('signs.onnx'), [3])
+    if not merges:
+        assert agreement == (9.0, 5, 6, 3, 0) and not agreement.good
+        return
+    assert agreement == (0.0, 4, 4, 2, 1) and agreement.good
+    assert str(agreement).endswith('(1 images left out, which hang on rounding)')
+    found[0][0, 0] = 0  # of a pixel that is far from 0
+    assert check.compare(graph, Path('signs.onnx'), [3]) == (0.0, 3, 4, 2, 1)
+
+
 def test_agreement() -> None:
+    assert not check.Agreement(0, 8, 8, samples=1, left_out=2).good
     assert check.Agreement(1e-4, 999, 1000).good
     assert not check.Agreement(1.1e-4, 1000, 1000).good
     assert not check.Agreement(0, 998, 1000).good

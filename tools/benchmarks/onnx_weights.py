@@ -4,6 +4,7 @@ Exports the model once for each precision, encodes and decodes images by the gra
 and prints a row each: the bytes, the PSNR of the reconstructions, what of it is lost
 against float32, and the share of the positions whose code is that of float32. With
 --dynamic also a row of onnxruntime's quantize_dynamic, which rounds activations, too.
+With --torch the modules are run whose graphs would be exported: quicker, without sizes.
 
 Examples:
     python tools/benchmarks/onnx_weights.py photos PHOTO.jpg --keep 0.25
@@ -21,12 +22,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import nn
 
 import mergevq_mm  # noqa: F401  (before torchvision)
 from mergevq_mm.apis.coding_inferencers import EncodingInferencer
 from mergevq_mm.apis.loading import load_for_inference
 from mergevq_mm.apis.onnx_export import OnnxTokenizer, export_onnx
+from mergevq_mm.apis.onnx_export.graphs import DecoderGraph, EncoderGraph
+from mergevq_mm.apis.onnx_export.weights import with_stored_weights
 from mergevq_mm.cli.keep_arguments import keep_of
+from mergevq_mm.models.utils.pixel_range import to_grey_values
 
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 HEAD = (
@@ -63,7 +69,38 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--dynamic', action='store_true', help='also a row of quantize_dynamic'
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        '--torch', action='store_true', help='run the modules, export nothing'
+    )
+    args = parser.parse_args(argv)
+    if args.torch and args.dynamic:
+        parser.error('--dynamic quantises graphs, and --torch makes none; leave one')
+    return args
+
+
+class Modules:
+    """What :class:`OnnxTokenizer` does, by the modules that become the graphs.
+
+    Args:
+        parts (nn.Module): Of a tokenizer.
+        precision (str): Of the weights.
+    """
+
+    def __init__(self, parts: nn.Module, precision: str) -> None:
+        self.parts = with_stored_weights(parts, precision)
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray, keep: int) -> list[np.ndarray]:
+        """n×H×W×3 uint8 to codes n×K and map n×L."""
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1
+        return [t.numpy() for t in EncoderGraph(self.parts, keep)(pixels)[:2]]
+
+    @torch.inference_mode()
+    def decode(self, index: np.ndarray, group: np.ndarray) -> np.ndarray:
+        """Codes n×K and map n×L to n×H×W×3 uint8."""
+        decoder = DecoderGraph(self.parts, self.parts.backbone.grid)
+        image = decoder(torch.from_numpy(index), torch.from_numpy(group))
+        return to_grey_values(image).permute(0, 2, 3, 1).numpy().astype(np.uint8)
 
 
 def read_images(infer: EncodingInferencer, paths: Sequence[str], number: int) -> list:
@@ -74,9 +111,10 @@ def read_images(infer: EncodingInferencer, paths: Sequence[str], number: int) ->
     return [np.stack([image.pixels for image in batch]) for batch in batches]
 
 
-def code(folder: Path, keep: int, batches: Sequence[np.ndarray]) -> Coded:
+def code(
+    tokenizer: OnnxTokenizer | Modules, keep: int, batches: Sequence[np.ndarray]
+) -> Coded:
     """Encode and decode."""
-    tokenizer = OnnxTokenizer(folder)
     codes, psnr = [], []
     for images in batches:
         index, group = tokenizer.encode(images, keep)
@@ -105,11 +143,15 @@ def quantize(folder: Path, out: Path) -> Path:
     return out
 
 
-def row(name: str, keep: int, kind: str, folder: Path, made: Coded, base: Coded) -> str:
+def row(
+    name: str, keep: int, kind: str, folder: Path | None, made: Coded, base: Coded
+) -> str:
     """A line of the table."""
     encoder = 'encoder_all' if keep == made.codes.shape[1] else f'encoder_k{keep}'
     sizes = [
-        f'{(folder / f"{part}.onnx").stat().st_size / 1e6:.2f} MB'
+        '–'
+        if folder is None
+        else f'{(folder / f"{part}.onnx").stat().st_size / 1e6:.2f} MB'
         for part in (encoder, 'decoder')
     ]
     equal = 100 * (made.codes == base.codes).mean()
@@ -132,18 +174,20 @@ def measure(args: argparse.Namespace) -> Iterator[str]:
     keeps = [infer.read_keep(keep, grid) for keep in args.keep]
     yield f'{sum(map(len, batches))} images of {batches[0].shape[1:3]} pixels\n\n{HEAD}'
     with tempfile.TemporaryDirectory() as root:
-        folders = {}
-        for kind in PRECISIONS:
+        folders: dict[str, Path] = {}
+        found = {kind: Modules(tokenizer, kind) for kind in PRECISIONS if args.torch}
+        for kind in () if args.torch else PRECISIONS:
             folders[kind] = Path(root, kind)
             # Compared at one image, as that is what the command is for.
             export_onnx(tokenizer, folders[kind], keeps, precision=kind, batches=(1,))
         if args.dynamic:
             folders['int8, dynamic'] = quantize(folders['fp32'], Path(root, 'dynamic'))
+        found |= {kind: OnnxTokenizer(folder) for kind, folder in folders.items()}
         for keep in keeps:
-            base = code(folders['fp32'], keep, batches)
-            for kind, folder in folders.items():
-                made = code(folder, keep, batches)
-                yield row(Path(args.model).name, keep, kind, folder, made, base)
+            base = code(found['fp32'], keep, batches)
+            for kind, one in found.items():
+                made, name = code(one, keep, batches), Path(args.model).name
+                yield row(name, keep, kind, folders.get(kind), made, base)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

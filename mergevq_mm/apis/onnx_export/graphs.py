@@ -30,6 +30,8 @@ class Graph:
         facts (Mapping): What the file says of itself.
         codes (Callable): From the outputs to the codes that are to be compared; None
             where there are none. Defaults to None.
+        merges (bool): Whether what comes of a sample may hang on rounding; samples are
+            the first axis of all outputs. Defaults to False.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Graph:
     free: Mapping[str, Mapping[int, str]]
     facts: Mapping[str, Any] = field(default_factory=dict)
     codes: Callable[[Sequence[Tensor]], Tensor] | None = None
+    merges: bool = False
 
 
 class EncoderGraph(nn.Module):
@@ -131,6 +134,7 @@ def encoder_graph(
         {'image': {0: 'batch'}},
         {**facts, 'graph': 'encoder', 'keep': keep},
         on_raster,
+        merges=not whole,
     )
 
 
