@@ -1,9 +1,9 @@
 """Whether onnxruntime computes what torch does, from the file alone.
 
-Which tokens merge is decided by comparisons, and rounding decides between two pairs that
-are equally similar; all that comes after differs then. An image is left out, and
-counted, where torch itself decides otherwise once each pixel has changed by less than a
-thousandth of a grey value. That is looked at only where onnxruntime has other codes.
+Which tokens merge is decided by comparisons, and rounding decides between two pairs
+that are equally similar; all that comes after differs then. An image is left out, and
+counted, where torch itself decides otherwise once each pixel has changed by less than
+a thousandth of a grey value. That is looked at only where onnxruntime has other codes.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def few_equal(expected: Tensor, found: Tensor) -> Tensor:
 def hang_on_rounding(
     graph: Graph, inputs: Inputs, expected: Sequence[Tensor]
 ) -> Tensor:
-    """Which samples get other codes from torch when their pixels change by next to none.
+    """Which samples get other codes from torch when their pixels hardly change.
 
     Args:
         graph (Graph): With codes.
