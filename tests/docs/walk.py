@@ -32,7 +32,6 @@ NOT_RUN = {
     r'-m pytest': 'runs tests',
     r'golden_curves|public_interface': 'renews files of the repository',
     r'mergevq web': 'tests/web does it',
-    r'onnx_weights\.py photos': 'takes a quarter of an hour',
     r'\$CONFIG|site-packages': "a test of mmpretrain's own tool does it",
 }
 # What a reader is to fill in, by the script that takes it.
@@ -68,7 +67,7 @@ SHORTER = {
     f'model.init_cfg.checkpoint={STAGE1[1]} {FEW}',
     r'source_recovery\.py': f'--cfg-options {FEW}',
     r'export-onnx photos': '--keep 9 --image-size 24 24',
-    r'onnx_weights\.py digits': '--keep 16 --number 4',
+    r'onnx_weights\.py digits': '--number 4',
     r'benchmarks/editing\.py': '--number 10',
     r'benchmarks/tax\.py': '--steps 2 --memory-steps 2',
     r'benchmarks/budget\.py': '--number 16 --repeats 1',

@@ -7,7 +7,7 @@ against float32, and the share of the positions whose code is that of float32. W
 With --torch the modules are run whose graphs would be exported: quicker, without sizes.
 
 Examples:
-    python tools/benchmarks/onnx_weights.py photos PHOTO.jpg --keep 0.25
+    python tools/benchmarks/onnx_weights.py photos PHOTO.jpg --keep 0.25 --torch
     python tools/benchmarks/onnx_weights.py digits data/mnist5k/val --dynamic
 """
 
