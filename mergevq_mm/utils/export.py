@@ -109,7 +109,8 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
         files = [path for path in part.rglob('*') if path.is_file()]
         # Without its config a folder is no model: it goes first, and comes last.
         files.sort(key=lambda path: path == part / CONFIG)
-        (folder / CONFIG).unlink(missing_ok=True)
+        if part / CONFIG in files:
+            (folder / CONFIG).unlink(missing_ok=True)
         for path in files:
             target = folder / path.relative_to(part)
             target.parent.mkdir(exist_ok=True)

@@ -68,6 +68,8 @@ SHORTER = {
     r'train\.py .*_refined': '--cfg-options train_cfg.max_epochs=2 '
     f'model.init_cfg.checkpoint={STAGE1[1]} {FEW}',
     r'source_recovery\.py': f'--cfg-options {FEW}',
+    r'export-onnx photos': '--keep 9 --image-size 24 24',
+    r'onnx_weights\.py digits': '--number 4',
     r'benchmarks/editing\.py': '--number 10',
     r'benchmarks/tax\.py': '--steps 2 --memory-steps 2',
     r'benchmarks/budget\.py': '--number 16 --repeats 1',

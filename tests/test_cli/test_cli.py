@@ -22,7 +22,8 @@ from mergevq_mm.cli import arguments, main
 from mergevq_mm.evaluation.features import FEATURES
 
 REPO = Path(__file__).resolve().parents[2]
-COMMANDS = 'models reconstruct encode decode features generate edit export web'.split()
+COMMANDS = 'models reconstruct encode decode features generate edit export'.split()
+COMMANDS += ['export-onnx', 'web']
 ARCH = dict(embed_dims=32, num_layers=1, num_heads=2, head_layers=1, ffn_multiple=32)
 
 

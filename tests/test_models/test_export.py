@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny_mergevq as tiny
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -26,9 +27,9 @@ def encoder(arch: str, **kwargs: object) -> MergeVQEncoder:
     return MergeVQEncoder({**ARCHS[arch], **heads}, img_size=16, **kwargs).eval()
 
 
-def neck() -> SourceRecovery:
+def neck(**kwargs: object) -> SourceRecovery:
     return SourceRecovery(
-        BITS, (4, 4), embed_dims=16, num_heads=2, feedforward_channels=32
+        BITS, (4, 4), embed_dims=16, num_heads=2, feedforward_channels=32, **kwargs
     ).eval()
 
 
@@ -82,7 +83,8 @@ def test_backbone_of_maps() -> None:
 def test_necks() -> None:
     codes, group = torch.randn(2, 9, BITS).sign(), torch.randint(9, (2, 16))
     check(GroupMapRecovery(), codes, group, (4, 4))
-    check(Call(neck(), group=None, grid=(2, 8)), codes)
+    for net in (neck(), neck(num_classes=3, first_places=True)):
+        check(Call(net, group=None, grid=(2, 8)), codes)
 
 
 class Whole(nn.Module):
@@ -104,3 +106,19 @@ class Whole(nn.Module):
 @torch.no_grad()
 def test_image_to_image() -> None:
     check(Whole(keep=9), torch.randn(2, 3, 16, 16))
+
+
+class Reconstruct(nn.Module):
+    """A MergeVQ as it is built."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = tiny.build_model().eval()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.reconstruct(image, 9)
+
+
+@torch.no_grad()
+def test_a_whole_model() -> None:
+    check(Reconstruct(), torch.rand(2, 3, tiny.SIZE, tiny.SIZE))

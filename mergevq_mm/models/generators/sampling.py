@@ -91,7 +91,7 @@ def guide(logits: Tensor, scale: Tensor | float) -> Tensor:
     Returns:
         Tensor: B×….
     """
-    given, free = logits.float().chunk(2)
+    given, free = logits.float().unflatten(0, (2, -1))
     return free + scale * (given - free)
 
 

@@ -183,7 +183,7 @@ class SourceRecovery(BaseModule):
                 those of so many images.
         """
         if labels is not None:
-            self._check_labels(labels, len(codes))
+            self._check_labels(labels, codes.shape[0])
         if first is not None:
             check_first_places(first, codes.shape[:2], grid[0] * grid[1])
         told = (labels, first)
@@ -213,7 +213,7 @@ class SourceRecovery(BaseModule):
         memory = self.embed(codes) + self._in_order(rank, rank * length / number)
         if self.class_embedding is not None:
             if labels is None:
-                labels = rank.new_full((len(codes),), self.num_classes)
+                labels = rank.new_full((codes.shape[0],), self.num_classes)
             query = query + self.class_embedding(labels).unsqueeze(1)
         if self.first is not None and first is not None:
             sines = sinusoids(first, self.first.in_features).to(memory.dtype)

@@ -38,7 +38,9 @@ def codes_to_index(codes: Tensor) -> Tensor:
 def index_to_codes(index: Tensor, bits: int) -> Tensor:
     """Code of each index: … to …×d in {-1, 1}."""
     shift = torch.arange(bits, device=index.device)
-    return ((index.unsqueeze(-1) >> shift) & 1) * 2.0 - 1.0
+    # Not `>>`, which is an operator of its own that ONNX's exporter does not know.
+    bits_of = torch.bitwise_right_shift(index.unsqueeze(-1), shift) & 1
+    return bits_of * 2.0 - 1.0
 
 
 def split_index(index: Tensor, split: Sequence[int]) -> tuple[Tensor, ...]:

@@ -13,11 +13,11 @@ def no_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Turn autocast off on the tensor's device; the meta device has none.
 
     The caller brings its tensors to float32 itself. Compilers see through it: not all
-    can trace torch's own question whether a device has autocast.
+    can trace torch's own question whether a device has autocast. ONNX knows none.
 
     Args:
         tensor (Tensor): Anything on the device of the computation.
     """
-    if tensor.is_meta:
+    if tensor.is_meta or torch.onnx.is_in_onnx_export():
         return contextlib.nullcontext()
     return torch.autocast(tensor.device.type, enabled=False)
