@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import einops  # noqa: F401  transformers says what is missing of what a file imports
@@ -35,13 +36,13 @@ try:  # transformers asks for no package that is imported in here
 except ModuleNotFoundError as error:
     if error.name not in ('mergevq_mm', 'mergevq_mm.apis'):
         raise ImportError(
-            f'This folder was saved by a later mergevq_mm than the installed one, '
+            f'this folder was saved by a later mergevq_mm than the installed one, '
             f'which has no {error.name}: pip install --upgrade mergevq_mm.'
         ) from error
     from .mergevq_sources import provide
 
     provide()
-    from mergevq_mm.apis import published_tokenizer as parts
+    parts = import_module('mergevq_mm.apis.published_tokenizer')
 
 
 class MergeVQConfig(PretrainedConfig):

@@ -35,11 +35,12 @@ _AUTO = {
 }
 _PROCESSOR = 'MergeVQImageProcessor'
 _PARTS = ('backbone', 'quantizer', 'neck', 'decoder')
-# Where imports begin; the models register themselves.
+# Where imports begin; what a published config can name registers itself.
 _ENTRY = 'mergevq_mm.apis.published_tokenizer'
 _MODELS = (
     'backbones.mergevq_encoder',
     'decoders.mergevq_decoder',
+    'heads.alignment_head',
     'heads.mergevq_head',
     'necks.source_recovery',
     'quantizers.lfq',
