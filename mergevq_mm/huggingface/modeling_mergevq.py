@@ -12,7 +12,7 @@
 
 A copy of this file lies in every published folder of a tokenizer. It computes nothing
 itself: that is done by ``mergevq_mm`` where it is installed, and otherwise by the files
-of it that lie beside this one, in ``mergevq_sources.py``.
+of it that lie beside this one, in ``mergevq_sources.py``. It takes transformers 5.
 """
 
 from __future__ import annotations
@@ -110,6 +110,33 @@ class MergeVQModel(PreTrainedModel):
         # It shares its parts with this model, which is the one that has them.
         self.__dict__['_tokenizer'] = tokenizer
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a folder, see transformers.
+
+        Args:
+            *args: The folder or 'owner/name', and what transformers knows.
+            **kwargs: Of transformers.
+
+        Returns:
+            MergeVQModel: In evaluation mode. With ``output_loading_info``, a tuple.
+
+        Raises:
+            ValueError: If the weights are not exactly those of the config; transformers
+                would go on from random ones.
+        """
+        model, told = super().from_pretrained(
+            *args, **{**kwargs, 'output_loading_info': True}
+        )
+        names = sorted({*told['missing_keys'], *told['unexpected_keys']})
+        if names:
+            raise ValueError(
+                f'"{model.config.name_or_path}" has other weights than its config says '
+                f'({len(names)} tensors, such as {names[0]}): save it again, or get '
+                'transformers 5, as earlier ones rename tensors.'
+            )
+        return (model, told) if kwargs.get('output_loading_info') else model
 
     def _init_weights(self, module: nn.Module) -> None:
         """Do nothing: the parts have drawn what no file gives them."""
