@@ -12,7 +12,7 @@ from ..utils.model_card import PREVIEW
 MOST = 8  # images of a picture
 
 
-def add_preview(folder: str | os.PathLike, images: Any) -> list[dict[str, Any]]:
+def add_preview(folder: str | os.PathLike[str], images: Any) -> list[dict[str, Any]]:
     """Reconstruct images with a folder's tokenizer, and put the picture into it.
 
     Args:

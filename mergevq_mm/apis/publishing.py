@@ -65,11 +65,17 @@ def save_pretrained(
 
     Raises:
         FileNotFoundError: If a picture does not exist.
-        ValueError: If the config is not known or is not that of the model, a weight is
-            too large for ``half``, or something is no picture.
+        ValueError: If the config is not known, of no model of ours or not that of the
+            model, a weight is too large for ``half``, or something is no picture.
     """
     full = _config_of(model, config)
     model_cfg = published_model(full if 'type' in full else full['model'])
+    kind = str(model_cfg['type'])
+    if not kind.startswith('mergevq_mm.'):
+        raise ValueError(
+            f'this {type(model).__name__} ({kind}) serves training or judging, and is '
+            'no model to publish; give a MergeVQ, MergeAR or RandAR.'
+        )
     preparation = published_preparation(full)
     told = {} if preparation is None else {'preparation': preparation}
     # What it was trained on goes with it when it is saved again, and to its tokenizer.

@@ -40,7 +40,9 @@ __all__ = ['MergeVQConfig', 'MergeVQImageProcessor', 'MergeVQModel', 'MergeVQOut
 class MergeVQModel(modeling_mergevq.MergeVQModel):
     """The class of the folders, of this package: it saves their code, too."""
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], **kwargs: Any
+    ) -> None:
         """Write a folder as transformers does, and what loads it elsewhere.
 
         Args:

@@ -202,10 +202,9 @@ def _is_module(name: str) -> bool:
 
 def _nodes(node: ast.AST) -> Iterator[ast.AST]:
     """What a file is made of, without what is there for checkers of types alone."""
-    for child in ast.iter_child_nodes(node):
-        guarded = isinstance(child, ast.If) and 'TYPE_CHECKING' == ast.unparse(
-            child.test
-        )
-        if not guarded:
-            yield child
-            yield from _nodes(child)
+    children: list[ast.AST] = [*ast.iter_child_nodes(node)]
+    if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+        children = [*node.orelse]
+    for child in children:
+        yield child
+        yield from _nodes(child)

@@ -52,7 +52,7 @@ def check_told(metadata: Mapping[str, Any]) -> None:
             )
 
 
-def read_metrics(path: str | os.PathLike) -> dict[str, float]:
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, float]:
     """The numbers of a file, for ``metadata['metrics']``.
 
     Args:

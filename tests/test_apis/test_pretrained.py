@@ -542,6 +542,10 @@ def test_a_model_must_know_its_config(tokenizer: nn.Module, tmp_path: Path) -> N
     other['neck']['num_layers'] = 1
     with pytest.raises(ValueError, match='The MergeVQ to save has'):
         mergevq_mm.save_pretrained(tokenizer, tmp_path / 'a', other)
+    probe = {'type': 'mmpretrain.ImageClassifier', 'backbone': {}}
+    message = r'this Linear \(mmpretrain.ImageClassifier\) serves training or judging'
+    with pytest.raises(ValueError, match=message):
+        mergevq_mm.save_pretrained(nn.Linear(1, 1), tmp_path / 'a', probe)
     assert not (tmp_path / 'a').exists()
 
 

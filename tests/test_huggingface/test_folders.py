@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from mergevq_mm.utils.compat import torchvision_ops
 
 transformers = pytest.importorskip('transformers')
 NEW = int(transformers.__version__.partition('.')[0]) >= 5
+NAMED = re.compile(r"'mergevq_mm\.([A-Z]\w+)'")
 SCRIPT = Path(__file__).with_name('without_package.py')
 PREPARATION = [
     {'type': 'mergevq_mm.LoadImage'},
@@ -251,6 +253,7 @@ def test_imports_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path.write_text(
         'import os, mergevq_mm.x\nfrom typing import TYPE_CHECKING\n'
         'if TYPE_CHECKING:\n    from ..none import T\n'
+        'else:\n    import mergevq_mm.a.b\n'
         'if os.name:\n    from .. import y\n'
         'def f():\n    from ..y import g\n    from mergevq_mm.a import h\n'
     )
@@ -258,7 +261,18 @@ def test_imports_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         'mergevq_mm.x',
         'mergevq_mm.a.y',
         'mergevq_mm.a',
+        'mergevq_mm.a.b',
     }
+
+
+def test_what_a_file_builds_by_name_is_carried() -> None:
+    """Such as the head that another one makes; imports do not tell of it."""
+    sources = carried.carried_sources()
+    named = {name for s in sources.values() for name in NAMED.findall(s)}
+    # Of generators, and of configs that are scripts.
+    for name in named - {'FrozenTokenizer', 'LoadImage'}:
+        assert any(f'class {name}(' in text for text in sources.values()), name
+    assert 'AlignmentHead' in named
 
 
 def test_what_the_config_says(folder: Path) -> None:
