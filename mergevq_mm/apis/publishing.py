@@ -77,12 +77,11 @@ def save_pretrained(
             'no model to publish; give a MergeVQ, MergeAR or RandAR.'
         )
     preparation = published_preparation(full)
-    told = {} if preparation is None else {'preparation': preparation}
+    told: dict[str, Any] = {} if preparation is None else {'preparation': preparation}
     # What it was trained on goes with it when it is saved again, and to its tokenizer.
     for known in (full.get('metadata'), metadata):
-        for name in ('images', LICENSE) if isinstance(known, Mapping) else ():
-            if known.get(name):
-                told[name] = known[name]
+        if isinstance(known, Mapping):
+            told |= {n: known[n] for n in ('images', LICENSE) if known.get(n)}
     tokenizer = getattr(model, 'tokenizer', None)
     weights = published_weights(model.state_dict(), half)
     source = f'The {type(model).__name__} to save'

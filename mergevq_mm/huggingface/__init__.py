@@ -60,7 +60,7 @@ def register() -> None:
     """Make the Auto classes of transformers know ours; done by the import."""
     AutoConfig.register('mergevq', MergeVQConfig, exist_ok=True)
     AutoModel.register(MergeVQConfig, MergeVQModel, exist_ok=True)
-    classes = {'slow_image_processor_class': MergeVQImageProcessor}
+    classes: dict[str, Any] = {'slow_image_processor_class': MergeVQImageProcessor}
     new = 'image_processor_classes'  # since transformers 5
     if new in inspect.signature(AutoImageProcessor.register).parameters:
         both = {name: MergeVQImageProcessor for name in ('pil', 'torchvision')}

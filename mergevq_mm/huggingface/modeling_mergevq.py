@@ -28,8 +28,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
-from transformers.utils import ModelOutput
+from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils.generic import ModelOutput
 
 try:  # transformers asks for no package that is imported in here
     from mergevq_mm.apis import published_tokenizer as parts
@@ -126,9 +127,9 @@ class MergeVQModel(PreTrainedModel):
             ValueError: If the weights are not exactly those of the config; transformers
                 would go on from random ones.
         """
-        model, told = super().from_pretrained(
-            *args, **{**kwargs, 'output_loading_info': True}
-        )
+        kept = {**kwargs, 'output_loading_info': True}
+        loaded: Any = super().from_pretrained(*args, **kept)
+        model, told = loaded
         names = sorted({*told['missing_keys'], *told['unexpected_keys']})
         if names:
             raise ValueError(

@@ -108,7 +108,7 @@ def transformers_files(
 
 def _preprocessor(model: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     """Text of what AutoImageProcessor reads."""
-    backbone = build_on_meta(model['backbone'])
+    backbone: Any = build_on_meta(model['backbone'])
     content = {
         'image_processor_type': _PROCESSOR,
         'auto_map': {'AutoImageProcessor': f'modeling_mergevq.{_PROCESSOR}'},

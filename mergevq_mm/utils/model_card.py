@@ -98,6 +98,7 @@ def model_card(
         _measured(measured),
         _table(('measured', 'value'), _numbers(metadata.get(METRICS) or {})),
         _usage(model, name),
+        '## What it is\n\n',
         _table(
             ('part', 'parameters'),
             [*metadata['parts'].items(), ('all', metadata['parameters'])],
@@ -108,7 +109,9 @@ def model_card(
     return ''.join(sections)
 
 
-def _front_matter(model: Mapping[str, Any], kind: str, metadata: Mapping) -> str:
+def _front_matter(
+    model: Mapping[str, Any], kind: str, metadata: Mapping[str, Any]
+) -> str:
     """What the hub reads: YAML, of which JSON is a part."""
     tokenizer = is_tokenizer(model)
     lines = [f'library_name: {"transformers" if tokenizer else "mergevq_mm"}\n']
@@ -117,6 +120,7 @@ def _front_matter(model: Mapping[str, Any], kind: str, metadata: Mapping) -> str
     if tokenizer:
         lines.append('pipeline_tag: image-feature-extraction\n')
     elif 'tokenizer' in model:
+        # The nearest that the hub has for classes.
         lines.append('pipeline_tag: unconditional-image-generation\n')
     tags = ['mergevq', kind.lower()]
     tags += ['image-tokenizer', 'custom_code'] if tokenizer else []
@@ -146,7 +150,8 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
 def _usage(model: Mapping[str, Any], name: str) -> str:
     """How to load it."""
     ours = (
-        '```python\nimport mergevq_mm  # pip install mergevq_mm\n\n'
+        '## How to load it\n\n```python\n'
+        'import mergevq_mm  # pip install mergevq_mm\n\n'
         f"model = mergevq_mm.from_pretrained('{name}')\n```\n\n"
     )
     if not transformers_entries(model):
@@ -156,10 +161,10 @@ def _usage(model: Mapping[str, Any], name: str) -> str:
     arguments = f"'{name}'{more}, trust_remote_code=True"
     line = "pixels = prepare('PHOTO.jpg', return_tensors='pt').pixel_values"
     return (
-        f'{ours}transformers loads {whose}, with `mergevq_mm` or without. Without, it '
-        f'runs the code in this folder (`{CODE[0]}`, `{CODE[1]}`: the files of '
-        '`mergevq_mm` that are needed) and asks for torch, timm, einops, safetensors '
-        'and Pillow:\n\n```python\n'
+        f'{ours}transformers 5 loads {whose}, with `mergevq_mm` or without. '
+        f'`trust_remote_code` lets it run the code in this folder: `{CODE[0]}`, and, '
+        f'where `mergevq_mm` is not installed, the files of it in `{CODE[1]}`, which '
+        'need torch, timm, einops, safetensors and Pillow.\n\n```python\n'
         'from transformers import AutoImageProcessor, AutoModel\n\n'
         f'model = AutoModel.from_pretrained({arguments})\n'
         f'prepare = AutoImageProcessor.from_pretrained({arguments})\n'
@@ -190,7 +195,7 @@ def _licence(model: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     return f'Licence of the weights: {told}. `mergevq_mm`{code} Apache-2.0.\n'
 
 
-def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> str:
     """A table of Markdown; nothing without rows."""
     if not rows:
         return ''
