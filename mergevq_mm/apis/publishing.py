@@ -172,7 +172,7 @@ def push_to_hub(
         else:
             folder = os.fspath(model)
             read_config(folder)  # refuses what could not be loaded again
-            if (config, metadata, pictures) != (None, None, None):
+            if any(told is not None for told in (config, metadata, pictures)):
                 raise ValueError(
                     f'"{folder}" is pushed as it is, with its card; give config, '
                     'metadata and pictures to save_pretrained, which writes it.'

@@ -5,10 +5,10 @@ the folders of :func:`mergevq_mm.save_pretrained`; ``trust_remote_code`` is not 
 then. Where this package is not installed, a folder brings what it needs
 (:mod:`mergevq_mm.utils.carried`).
 
-================== =====================================================================
+==================== ===================================================================
 ``modeling_mergevq`` the classes; a folder carries a copy
 ``mergevq_sources``  how a folder carries files of this package, for who has it not
-================== =====================================================================
+==================== ===================================================================
 """
 
 from __future__ import annotations
