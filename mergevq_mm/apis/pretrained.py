@@ -19,7 +19,8 @@ from ..utils.shipped import find_model, shipped_models
 from .model_config import build, check_tokenizer, note, override
 
 REPOSITORY = re.compile(r'[\w-][\w.-]*/[\w-][\w.-]*')
-_FILES = [CONFIG, WEIGHTS, 'README.md', f'{TOKENIZER_FOLDER}/*']
+_FILES = [CONFIG, WEIGHTS, 'README.md']  # and no code
+_FILES += [f'{TOKENIZER_FOLDER}/{name}' for name in _FILES]
 
 
 def from_pretrained(

@@ -336,7 +336,8 @@ def _export(commands: Any) -> None:
         'export',
         'turn a checkpoint of a training run into a folder for others',
         'The folder has a config of plain data and weights as safetensors; that of a\n'
-        'generator has its tokenizer, too. Every command takes it as MODEL.',
+        'generator has its tokenizer, too. Every command takes it as MODEL, and\n'
+        'transformers loads a tokenizer, with the code that lies beside it.',
     )
     _model(parser, generator=True)
     parser.add_argument('folder', type=Path, metavar='FOLDER', help='to write')

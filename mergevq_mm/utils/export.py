@@ -5,10 +5,11 @@
     model.safetensors   the weights
     config.json         what from_pretrained builds the model from
     config.py           the same for tools/test.py and FrozenTokenizer
-    README.md           a model card
+    README.md           a model card, with preview.png where there are pictures
     tokenizer/          of a generator: its tokenizer, such a folder again
 
-Reading takes ``config.json`` and the safetensors files. Neither can hold code.
+and what transformers loads it with (:mod:`.carried`). Reading takes ``config.json`` and
+the safetensors files. Neither can hold code.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import os
 import pprint
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from torch import Tensor, nn
 
 from ..base.tier import has_openmmlab
 from ..version import __version__
+from .carried import transformers_entries, transformers_files
 from .checkpoint_file import damaged, fetch_file, load_checkpoint_file
 from .checkpoint_format import FORMAT, check_format
 from .data_config import read_data
 from .fileio import write_atomically
+from .model_card import check_told, model_card
 from .older_neck import complete_older_neck
-from .published import TOKENIZER_FOLDER, WEIGHTS, check_published
+from .published import WEIGHTS, check_published
 
 CONFIG = 'config.json'
 
@@ -72,17 +75,33 @@ def write_files(
     """Write the files of a published model one by one; see :func:`write_folder`."""
     model = json.loads(json.dumps(model))  # tuples become lists, as when it is read
     check_published(model, 'The config to save')
-    described = {
-        **describe(model, weights),
-        **(metadata or {}),
-        'mergevq_mm': __version__,
-    }
+    check_told(metadata or {})
     folder.mkdir(exist_ok=True)
     save_weights(weights, folder / WEIGHTS)
-    write_text(folder / 'README.md', model_card(model, described))
+    described = write_card(folder, model, weights, metadata)
     write_text(folder / 'config.py', config_text(model))
+    for name, text in transformers_files(model, described).items():
+        write_text(folder / name, text)
     content = {'format': FORMAT, 'model': model, 'metadata': described}
+    content.update(transformers_entries(model))
     write_text(folder / CONFIG, json.dumps(content, indent=2) + '\n')
+
+
+def write_card(
+    folder: Path,
+    model: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    metadata: Mapping[str, Any] | None = None,
+    measured: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Write the card of a published model; see :func:`write_folder`.
+
+    Returns:
+        dict[str, Any]: What it tells: numbers of parameters, ``metadata``, the version.
+    """
+    told = {**describe(model, weights), **(metadata or {}), 'mergevq_mm': __version__}
+    write_text(folder / 'README.md', model_card(model, told, measured))
+    return told
 
 
 @contextlib.contextmanager
@@ -289,28 +308,6 @@ def config_text(model: Mapping[str, Any]) -> str:
     from mmengine.config import Config
 
     return Config(content).pretty_text
-
-
-def model_card(model: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
-    """Text of the card: what it is, how big, how to load it."""
-    rows = ''.join(f'| {name} | {n:,} |\n' for name, n in metadata['parts'].items())
-    notes = ''.join(
-        f'* {name}: {value}\n'
-        for name, value in metadata.items()
-        if name not in ('parts', 'parameters', 'type')
-    )
-    if 'tokenizer' in model:
-        notes += f'* the tokenizer lies in `{TOKENIZER_FOLDER}/`\n'
-    kind = model['type'].rpartition('.')[2]
-    tags = ''.join(f'- {tag}\n' for tag in dict.fromkeys(('mergevq', kind.lower())))
-    return (
-        f'---\nlibrary_name: mergevq_mm\ntags:\n{tags}---\n\n# {kind}\n\n'
-        'Weights of [MergeVQ](https://arxiv.org/abs/2504.00999) (CVPR 2025) for '
-        '`mergevq_mm`.\n\n```python\nimport mergevq_mm\n\n'
-        "model = mergevq_mm.from_pretrained('FOLDER_OR_REPOSITORY')\n```\n\n"
-        f'| part | parameters |\n| --- | --- |\n{rows}'
-        f'| all | {metadata["parameters"]:,} |\n\n{notes}'
-    )
 
 
 def write_text(path: Path, text: str) -> None:

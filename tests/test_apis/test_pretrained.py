@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import mergevq_mm
 from mergevq_mm.apis import export_checkpoint
 from mergevq_mm.registry import MODELS
+from mergevq_mm.utils.carried import CODE, PREPROCESSOR
 from mergevq_mm.utils.checkpoint_format import FORMAT
 from mergevq_mm.utils.export import read_config, read_folder, tensor_shapes
 from mergevq_mm.utils.published import published_weights
@@ -541,6 +542,10 @@ def test_a_model_must_know_its_config(tokenizer: nn.Module, tmp_path: Path) -> N
     other['neck']['num_layers'] = 1
     with pytest.raises(ValueError, match='The MergeVQ to save has'):
         mergevq_mm.save_pretrained(tokenizer, tmp_path / 'a', other)
+    probe = {'type': 'mmpretrain.ImageClassifier', 'backbone': {}}
+    message = r'this Linear \(mmpretrain.ImageClassifier\) serves training or judging'
+    with pytest.raises(ValueError, match=message):
+        mergevq_mm.save_pretrained(nn.Linear(1, 1), tmp_path / 'a', probe)
     assert not (tmp_path / 'a').exists()
 
 
@@ -592,7 +597,12 @@ def test_push_and_fetch(
     assert url == 'https://hub.example/someone/tiny' and hub.tokens == ['secret']
     assert mergevq_mm.push_to_hub(folder, 'someone/again').endswith('again')
     files = {p.name for p in (hub.root / 'someone' / 'tiny').iterdir()}
-    assert files == {'model.safetensors', 'config.json', 'config.py', 'README.md'}
+    loads = {*CODE, PREPROCESSOR}  # in transformers
+    assert files == {'model.safetensors', 'config.json', 'config.py', 'README.md'} | (
+        loads
+    )
+    card = (hub.root / 'someone' / 'tiny' / 'README.md').read_text()
+    assert card.count("from_pretrained('someone/tiny'") == 3
     index = tokenizer.encode(images(1).fill_(0.3), 9)[1].index
     for name in ('someone/tiny', 'someone/again'):
         loaded = mergevq_mm.from_pretrained(name)
@@ -604,6 +614,8 @@ def test_push_and_fetch(
         mergevq_mm.push_to_hub(folder, 'tiny')
     with pytest.raises(FileNotFoundError, match='has no config.json'):
         mergevq_mm.push_to_hub(tmp_path, 'someone/nothing')
+    with pytest.raises(ValueError, match='is pushed as it is, with its card; give'):
+        mergevq_mm.push_to_hub(folder, 'someone/tiny', metadata={'license': 'mit'})
 
 
 def test_calls_fit_the_real_hub() -> None:

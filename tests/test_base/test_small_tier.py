@@ -142,11 +142,12 @@ def test_both_tiers_write_the_same(
             assert (small / file).read_bytes() == (whole / file).read_bytes(), file
 
 
-# What only training, its configs and its plots use.
+# What only training, its configs and its plots use; and transformers.
 TRAINING = {
     'datasets',
     'engine',
     'evaluation/metrics',
+    'huggingface',
     'utils/atomic_backend.py',
     'utils/background.py',
     'utils/compat/pkg_resources_part.py',

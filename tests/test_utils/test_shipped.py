@@ -13,7 +13,7 @@ from mergevq_mm.apis import hub
 from mergevq_mm.cli.commands import model_arguments
 from mergevq_mm.cli.main import parse_args
 from mergevq_mm.utils import shipped
-from mergevq_mm.utils.export import model_card
+from mergevq_mm.utils.model_card import model_card
 from mergevq_mm.utils.shipped import FOLDER, find_model
 
 

@@ -5,7 +5,8 @@ r"""Exports a checkpoint of a training run for others: safetensors, config and a
         --push OWNER/NAME
 
 Optimizers, teacher, discriminator and perceptual network are left out; a generator
-takes its tokenizer along. ``mergevq_mm.from_pretrained(FOLDER)`` loads it again.
+takes its tokenizer along. ``mergevq_mm.from_pretrained(FOLDER)`` loads it again, and so
+does transformers. What the card says of licence and quality is what it is told here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     parser.add_argument('folder', help='where to write')
     parser.add_argument('--half', action='store_true', help='weights as float16')
+    parser.add_argument(
+        '--license', metavar='ID', help='of the weights, such as apache-2.0'
+    )
+    parser.add_argument(
+        '--metrics', metavar='FILE', help='JSON or YAML whose numbers the card shows'
+    )
+    parser.add_argument(
+        '--picture',
+        metavar='IMAGE',
+        nargs='+',
+        help='to reconstruct, measure and show on the card; the first eight',
+    )
     parser.add_argument('--push', metavar='OWNER/NAME', help='publish it on the hub')
     parser.add_argument(
         '--private', action='store_true', help='with --push: a private repository'
@@ -40,11 +53,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     from pathlib import Path
 
     from mergevq_mm.apis import export_checkpoint, push_to_hub
+    from mergevq_mm.utils.model_card import read_metrics
 
     try:
-        metadata = {'checkpoint': Path(args.checkpoint).name}
+        told = {
+            'checkpoint': Path(args.checkpoint).name,
+            'license': args.license,
+            'metrics': read_metrics(args.metrics) if args.metrics else None,
+            'repository': args.push,
+        }
         folder = export_checkpoint(
-            args.config, args.checkpoint, args.folder, args.trust, metadata, args.half
+            args.config,
+            args.checkpoint,
+            args.folder,
+            args.trust,
+            {name: value for name, value in told.items() if value},
+            args.half,
+            args.picture,
         )
         size = sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())
         print(f'written to {folder} ({size / 1e6:.1f} MB)')
