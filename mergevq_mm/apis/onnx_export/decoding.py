@@ -44,7 +44,8 @@ class GrowingMemory:
 
     def whole(self, rows: int) -> Tensor:
         """What is there now, layers×2×rows×B×H×n×c."""
-        return torch.stack(self.made).unflatten(2, (rows, -1))
+        made: Tensor = torch.stack(self.made).unflatten(2, (rows, -1))
+        return made
 
 
 class DecodingGraph(nn.Module):

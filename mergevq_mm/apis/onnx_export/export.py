@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +17,11 @@ from .check import BATCHES, CODES, FLOATS, Agreement, compare
 from .convert import check_packages, write_onnx
 from .graphs import Graph, decoder_graph, encoder_graph
 from .weights import with_stored_weights
+
+if TYPE_CHECKING:
+    from mergevq_mm.models.backbones.mergevq_encoder import MergeVQEncoder
+    from mergevq_mm.models.generators.tokenizer import TokenizerParts
+    from mergevq_mm.models.selfsup.mergevq import MergeVQ
 
 ENDING = '.onnx'
 CODE_LAYOUT = (
@@ -160,8 +165,9 @@ def tokenizer_graphs(
             'export; give a folder of a MergeVQ or a MergeAR, not of a part that only '
             'training needs.'
         )
-    backbone: Any = model.backbone
-    size = tuple(backbone.img_size) if image_size is None else image_size
+    parts: Any = model  # with all of them
+    backbone: MergeVQEncoder = parts.backbone
+    size = backbone.img_size if image_size is None else image_size
     rows, columns = grid = backbone.grid_of(*size)
     length = rows * columns
     if keep is None:
@@ -169,7 +175,7 @@ def tokenizer_graphs(
         share = own[0] / (backbone.grid[0] * backbone.grid[1])
         least = least_keep(length, backbone.num_layers)
         keep = [max(round(share * length), least), None]
-    facts = tokenizer_facts(model, size, grid)
+    facts = tokenizer_facts(parts, size, grid)
     wanted = dict.fromkeys(resolve_keep(one, length) for one in keep)
     graphs = [encoder_graph(model, one, size, facts) for one in wanted]
     return [*graphs, decoder_graph(model, grid, facts)]
@@ -233,19 +239,19 @@ def generator_graphs(
     if rule.guided and not model.class_dropout:
         model.guided_labels(torch.zeros(1, dtype=torch.int64), rule)  # says why not
     parts: Any = model.tokenizer.network
-    grid = tuple(model.tokenizer.grid)
+    grid: tuple[int, int] = model.tokenizer.grid
     facts = tokenizer_facts(parts, tuple(model.tokenizer.image_size), grid)
     decoder = decoder_graph(parts, grid, facts)
     return [*decoding_graphs(model, chosen, rule, facts), decoder]
 
 
 def tokenizer_facts(
-    parts: nn.Module, size: tuple[int, ...], grid: tuple[int, ...]
+    parts: TokenizerParts | MergeVQ, size: tuple[int, ...], grid: tuple[int, ...]
 ) -> dict[str, Any]:
     """What each graph of a tokenizer says of itself.
 
     Args:
-        parts (nn.Module): With ``backbone``, ``quantizer``, ``neck`` and ``decoder``.
+        parts (TokenizerParts | MergeVQ): With all weights.
         size (tuple[int, int]): Pixels, rows and columns.
         grid (tuple[int, int]): Rows and columns of positions.
 
@@ -254,7 +260,7 @@ def tokenizer_facts(
     """
     from ..coding_inferencers import tokenizer_fingerprint
 
-    quantizer: Any = parts.quantizer
+    quantizer = parts.quantizer
     return {
         'mergevq_mm': __version__,
         'torch': str(torch.__version__),

@@ -148,8 +148,9 @@ class OnnxTokenizer:
         session = self.session(self.decoder)
         facts = read_facts(session)
         (image,) = session.run(None, {'index': index, 'group': group})
-        made: np.ndarray = image.transpose(0, 2, 3, 1) * facts['std'] + facts['mean']
-        return made.round().clip(0, 255).astype(np.uint8)
+        made = image.transpose(0, 2, 3, 1) * facts['std'] + facts['mean']
+        pixels: np.ndarray = made.round().clip(0, 255).astype(np.uint8)
+        return pixels
 
 
 def read_facts(session: Any) -> dict[str, Any]:

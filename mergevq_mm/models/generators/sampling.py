@@ -92,7 +92,8 @@ def guide(logits: Tensor, scale: Tensor | float) -> Tensor:
         Tensor: B×….
     """
     given, free = logits.float().unflatten(0, (2, -1))
-    return free + scale * (given - free)
+    guided: Tensor = free + scale * (given - free)
+    return guided
 
 
 def guidance_scale(scale: float, share: float, schedule: str) -> float:
