@@ -328,7 +328,8 @@ def test_what_hangs_on_rounding_is_left_out(
 
 
 def test_agreement() -> None:
-    assert not check.Agreement(0, 8, 8, samples=1, left_out=2).good
+    assert check.Agreement(0, 8, 8, samples=1, left_out=3).good
+    assert not check.Agreement(0, 8, 8, samples=1, left_out=4).good
     assert check.Agreement(1e-4, 999, 1000).good
     assert not check.Agreement(1.1e-4, 1000, 1000).good
     assert not check.Agreement(0, 998, 1000).good

@@ -44,8 +44,8 @@ class Agreement(NamedTuple):
 
     @property
     def good(self) -> bool:
-        """bool: Whether it is close enough, in at least half of the samples."""
-        enough = self.left_out <= self.samples
+        """bool: Whether it is close enough, in at least a quarter of the samples."""
+        enough = self.left_out <= 3 * self.samples
         return enough and self.floats <= FLOATS and self.equal >= CODES * self.codes
 
     def __str__(self) -> str:
