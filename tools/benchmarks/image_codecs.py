@@ -23,7 +23,7 @@ from reporting import Report
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
 from mergevq_mm.evaluation.functional import psnr
-from mergevq_mm.utils.images import find_files, read_image
+from mergevq_mm.utils.images import decode_image, find_files, read_image
 
 QUALITIES = (1, 10, 30, 50, 70)
 COMPONENTS = (6, 12, 18, 24)
@@ -73,7 +73,7 @@ def coded(images: np.ndarray, codec: str, level: int) -> tuple[np.ndarray, float
         file = io.BytesIO()
         Image.fromarray(image).save(file, codec, quality=level, **options)
         sizes.append(file.tell())
-        decoded.append(np.asarray(Image.open(file).convert('RGB')))
+        decoded.append(np.asarray(decode_image(file.getvalue(), codec)))
     return np.stack(decoded), float(np.mean(sizes))
 
 
