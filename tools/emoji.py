@@ -148,8 +148,16 @@ def subgroup_labels(root: Path, datasets: list[dict]) -> list[np.ndarray]:
     return found
 
 
-def probe(cfg: Config, model: nn.Module, root: Path) -> dict[str, dict[str, float]]:
+def probe(
+    cfg: Config, model: nn.Module, root: Path, short: bool
+) -> dict[str, dict[str, float]]:
     """Linear probes over groups and sub-groups, of encoders and of pixels.
+
+    Args:
+        cfg (Config): Of the tokenizer.
+        model (nn.Module): Trained with it.
+        root (Path): Of the data.
+        short (bool): Whether the probes may stop long before they are good.
 
     Returns:
         dict[str, dict]: ``groups`` and ``subgroups``: accuracy on the held-out emoji of
@@ -169,6 +177,8 @@ def probe(cfg: Config, model: nn.Module, root: Path) -> dict[str, dict[str, floa
     features = shared.extract(encoders, datasets, model.data_preprocessor)
     # Wide features need a few hundred iterations, not a thousand.
     limits = {'penalties': (1e-3, 1e-2, 1e-1), 'max_iter': 200}
+    if short:
+        limits = {'penalties': (1e-2,), 'max_iter': 20}
     return {
         'groups': shared.probe(features, **limits),
         'subgroups': shared.probe(features, subgroup_labels(root, datasets), **limits),
@@ -305,7 +315,7 @@ def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
         metrics, model = shared.evaluate(cfg, PLAN)
         vendors = vendors_distance(cfg)
     with clock.phase('probe'):
-        accuracy = probe(cfg, model, root)
+        accuracy = probe(cfg, model, root, args.short)
     copies: dict[str, float] = {}
 
     def show(mode: str, generator: CodeGenerator) -> None:
