@@ -3,7 +3,7 @@
 A tokenizer gives a patch 18 bits. Rows of codecs tell how many bytes an image takes at
 a quality, the file's head included, and its PSNR. Rows of a linear map, the principal
 components of the patches of --train, tell the PSNR from so many real numbers a patch,
-which are not even quantised: no linear code of as many bits comes near it.
+which are not even quantised.
 
 Examples:
     python tools/benchmarks/image_codecs.py data/emoji/val --train data/emoji/train

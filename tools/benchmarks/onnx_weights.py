@@ -30,11 +30,10 @@ from mergevq_mm.apis.coding_inferencers import EncodingInferencer
 from mergevq_mm.apis.loading import load_for_inference
 from mergevq_mm.apis.onnx_export import OnnxTokenizer, export_onnx
 from mergevq_mm.apis.onnx_export.graphs import DecoderGraph, EncoderGraph
-from mergevq_mm.apis.onnx_export.weights import with_stored_weights
+from mergevq_mm.apis.onnx_export.weights import PRECISIONS, with_stored_weights
 from mergevq_mm.cli.keep_arguments import keep_of
 from mergevq_mm.models.utils.pixel_range import to_grey_values
 
-PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 HEAD = (
     '| model | K | weights | encoder | decoder | PSNR | lost | equal codes |\n'
     '| --- | --- | --- | --- | --- | --- | --- | --- |'

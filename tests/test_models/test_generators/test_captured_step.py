@@ -118,6 +118,15 @@ def test_batches_share_their_graphs(cache: str, options: dict, graphs: StandIn) 
     assert torch.equal(first, again)  # nobody wrote over what was returned
 
 
+def test_inferencers_and_loops_draw_from_one_model(graphs: StandIn) -> None:
+    """The ones under inference_mode, whose tensors the others may not change."""
+    model = tiny.make(MergeAR, keep=9, candidates=[9, 4])
+    with torch.inference_mode():
+        first, _ = draw(model, LABELS, SEEDS, 9)
+    again, _ = draw(model, LABELS, SEEDS, 9)
+    assert torch.equal(again, first)
+
+
 @pytest.mark.parametrize('options', [GUIDED, dict(restrict=True, top_p=0.9)])
 @pytest.mark.parametrize('cache', ['full', 'compressed'])
 def test_passes_of_drafts_are_graphs(

@@ -391,10 +391,13 @@ def min_margin(model: MergeAR, index: Tensor, labels: Tensor) -> float:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize('device', ['cuda:0', 'cuda:1'])
 @pytest.mark.parametrize('cache', ['full', 'compressed'])
-def test_the_step_is_captured_in_graphs(cache: str) -> None:
+def test_the_step_is_captured_in_graphs(cache: str, device: str) -> None:
     """Blocks of reads, and a store that grows from 17 codes to more."""
-    model, labels = tiny.make(MergeAR, keep=1).cuda(), LABELS.cuda()
+    if torch.device(device).index >= torch.cuda.device_count():
+        pytest.skip('there is one GPU')
+    model, labels = tiny.make(MergeAR, keep=1).to(device), LABELS.to(device)
     expected = model.sample_codes(labels, 1, SEEDS, cache, temperature=0)
     drawn = model.sample_codes(labels, 1, SEEDS, cache, temperature=0, step='graph')
     assert torch.equal(drawn.index, expected.index)
