@@ -37,13 +37,10 @@ stack_tests=(
 stack=default
 setup=()
 part=()
-# Tests go to another process where that one has none left; a page's commands in turn.
-dist=worksteal
 case "${1:-}" in
 --downstream | --faults | --docs)
     part=("tests/${1#--}")
     [ "$1" = --downstream ] && setup=(--downstream)
-    [ "$1" = --docs ] && dist=loadgroup
     shift
     ;;
 --stack)
@@ -63,9 +60,10 @@ export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
 # Threads that spin while they wait make a shared machine many times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
+# Tests go to another process where that one has none left.
 echo "[tests] running pytest in $cores processes"
 start=$SECONDS
 status=0
-"$venv/bin/python" -m pytest -n "$cores" --dist "$dist" ${part[@]+"${part[@]}"} "$@" || status=$?
+"$venv/bin/python" -m pytest -n "$cores" --dist worksteal ${part[@]+"${part[@]}"} "$@" || status=$?
 echo "[tests] finished in $((SECONDS - start)) s"
 exit "$status"

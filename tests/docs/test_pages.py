@@ -14,10 +14,7 @@ README = [(command.words, command.environment) for command in commands(PAGES[0])
 @pytest.mark.parametrize(
     ('root', 'command'),
     [
-        # A page stays in one process, whatever the number of processes.
-        pytest.param(
-            page, command, id=str(command), marks=pytest.mark.xdist_group(page.stem)
-        )
+        pytest.param(page, command, id=str(command))
         for page in PAGES
         for command in commands(page)
     ],
