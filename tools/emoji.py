@@ -13,14 +13,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import one_command as shared
+from emoji_pictures import group_page, image_tensor, neighbours, token_page
 from one_command import ROOT, Clock, Plan, hours, run_tool
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
@@ -28,7 +27,7 @@ import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 if TYPE_CHECKING:
     import numpy as np
     from mmengine.config import Config
-    from torch import Tensor, nn
+    from torch import nn
 
     from mergevq_mm.models.generators.code_generator import CodeGenerator
 
@@ -63,7 +62,6 @@ PLAN = Plan(
 )
 WORK_DIR = 'work_dirs/emoji'
 LITES = ('lite0', 'lite2')
-SHOWN = 2  # drawn images of each group beside their neighbours
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -113,7 +111,7 @@ def prepare_data(root: Path) -> None:
         run_tool('tools/extract_targets.py', PLAN.tokenizer, root, targets)
 
 
-# ------------------------------------------------------------------------- recognition
+# ------------------------------------------------------------------------ measurements
 
 
 def frozen_network(name: str, root: Path) -> nn.Module:
@@ -182,59 +180,6 @@ def probe(
     return {
         'groups': shared.probe(features, **limits),
         'subgroups': shared.probe(features, subgroup_labels(root, datasets), **limits),
-    }
-
-
-# ---------------------------------------------------------------------------- pictures
-
-
-def image_tensor(config: dict, indices: Sequence[int] | None = None) -> Tensor:
-    """Images of a data set as it is tested, N×3×64×64 in [0, 1], RGB."""
-    import torch
-
-    from mergevq_mm.registry import DATASETS
-
-    dataset = DATASETS.build(config)
-    chosen = range(len(dataset)) if indices is None else indices
-    items = (dataset[i]['inputs'] for i in chosen)
-    return torch.stack([item.flip(0) for item in items]).float() / 255
-
-
-def group_page(model: CodeGenerator, names: list[str], rows: int = 8) -> np.ndarray:
-    """Drawn emoji, a column a group."""
-    import one_command_generator as stage2
-
-    from mergevq_mm.visualization import sample_grid
-
-    drawn = stage2.draw(model, rows)
-    titles = [name.replace('_', ' ') for name in names]
-    return sample_grid(drawn, len(names), scale=2, captions=titles)
-
-
-def neighbours(
-    model: CodeGenerator, cfg: Config, names: list[str], path: Path
-) -> dict[str, float]:
-    """Write drawn emoji beside their nearest training emoji, and tell how near.
-
-    Returns:
-        dict[str, float]: Median PSNR of the nearest training image, of drawn and of
-        held-out emoji, in dB.
-    """
-    import one_command_generator as stage2
-    import torch
-
-    from mergevq_mm.visualization import nearest_images, neighbour_sheet, save_png
-
-    seen, held_out = map(image_tensor, shared.seen_and_held_out(cfg))
-    images = stage2.draw(model, SHOWN, seed=2)
-    drawn = torch.stack([torch.from_numpy(i).permute(2, 0, 1) for i in images]) / 255
-    near = nearest_images(drawn, seen)
-    titles = [name.replace('_', ' ') for name in names] * SHOWN
-    save_png(path, neighbour_sheet(drawn, seen, near, titles, pairs=3))
-    apart = nearest_images(held_out, seen, 1)
-    return {
-        'drawn': round(median(near.psnr[:, 0].tolist()), 2),
-        'held_out': round(median(apart.psnr[:, 0].tolist()), 2),
     }
 
 
@@ -314,6 +259,8 @@ def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     with clock.phase('evaluation'):
         metrics, model = shared.evaluate(cfg, PLAN)
         vendors = vendors_distance(cfg)
+        page = token_page(model, cfg.val_dataloader.dataset, names)
+        save_png(work_dir / 'tokens.png', page)
     with clock.phase('probe'):
         accuracy = probe(cfg, model, root, args.short)
     copies: dict[str, float] = {}
@@ -360,8 +307,8 @@ def main() -> None:
     (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
     print(json.dumps(summary, indent=2))
     print(
-        '[emoji] wrote summary.json, reconstructions.png, neighbours.png and '
-        f'drawn_*.png into {work_dir}'
+        '[emoji] wrote summary.json, tokens.png, reconstructions.png, neighbours.png '
+        f'and drawn_*.png into {work_dir}'
     )
     missed = shortfalls(summary)
     for sentence in missed:

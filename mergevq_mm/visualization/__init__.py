@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.tier import has_openmmlab, require
 from .budgets import BudgetImage, budget_sheet
-from .grids import reconstruction_grid, sample_grid, save_png, tile, to_uint8
+from .grids import (
+    reconstruction_columns,
+    reconstruction_grid,
+    sample_grid,
+    save_png,
+    tile,
+    to_uint8,
+)
 from .merge_map import distinct_colours, draw_merge_map, mean_colours, palette
 from .merging import (
     attention_strip,
@@ -72,6 +79,7 @@ __all__ = [
     'paint_groups',
     'palette',
     'read_curves',
+    'reconstruction_columns',
     'reconstruction_grid',
     'reconstruction_strip',
     'sample_grid',

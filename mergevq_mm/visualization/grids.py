@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 
@@ -134,6 +135,45 @@ def reconstruction_grid(
                 captions.append(f'K = {keep}, predicted map')
         rows.append(row)
     return tile(rows, captions)
+
+
+def reconstruction_columns(
+    samples: Sequence[Mapping],
+    captions: Sequence[str] | None = None,
+    scale: int | None = None,
+) -> np.ndarray:
+    """What tokens say, one image a column.
+
+    From above: the original; for each K, from many to few, the groups drawn over the
+    original and the reconstruction with the true map. Of a K that keeps all positions
+    there are no groups to see.
+
+    Args:
+        samples (Sequence[Mapping]): As :func:`reconstruction_grid` takes them.
+        captions (Sequence[str], optional): Over each column. Defaults to None.
+        scale (int, optional): Whole factor of enlargement. Defaults to None, to about
+            160 pixels or more.
+
+    Returns:
+        np.ndarray: H'×W'×3 uint8.
+
+    Raises:
+        ValueError: If there are no samples.
+    """
+    if not samples:
+        raise ValueError('samples is empty; give at least one prediction.')
+    columns = []
+    for sample in samples:
+        original, grid = to_uint8(sample['original']), tuple(sample['grid'])
+        factor = scale or default_scale(original.shape[:2])
+        column = [enlarge(original, factor)]
+        for keep, result in sorted(sample['reconstructions'].items(), reverse=True):
+            if keep < math.prod(grid):
+                group = result['group'].cpu().numpy()
+                column.append(draw_merge_map(original, group, grid, scale=factor))
+            column.append(enlarge(to_uint8(result['image']), factor))
+        columns.append(column)
+    return tile(list(zip(*columns)), captions)
 
 
 def sample_grid(

@@ -5,7 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mergevq_mm.visualization import reconstruction_grid, save_png, tile, to_uint8
+from mergevq_mm.visualization import (
+    draw_merge_map,
+    reconstruction_columns,
+    reconstruction_grid,
+    save_png,
+    tile,
+    to_uint8,
+)
 
 
 def _sample(keeps=(1, 4), learned=False):
@@ -63,6 +70,24 @@ def test_reconstruction_grid():
         reconstruction_grid([])
     with pytest.raises(ValueError, match=r'names \[3\]'):
         reconstruction_grid(samples, keeps=[3])
+
+
+def test_reconstruction_columns():
+    samples = [_sample(), _sample(learned=True)]
+    page = reconstruction_columns(samples, ['one', 'two'], scale=2)
+    assert page.shape == (24 + 4 * 70, 6 + 2 * 70, 3)
+    original = to_uint8(samples[1]['original'])
+    shown = {
+        0: original.repeat(2, 0).repeat(2, 1),
+        1: original.repeat(2, 0).repeat(2, 1),  # of all four tokens, without groups
+        2: draw_merge_map(original, np.zeros(4, np.int64), (2, 2), scale=2),
+        3: to_uint8(samples[1]['original'] / 4).repeat(2, 0).repeat(2, 1),
+    }
+    for row, image in shown.items():
+        top = 24 + 70 * row
+        np.testing.assert_array_equal(page[top : top + 64, 76:140], image)
+    with pytest.raises(ValueError, match='samples is empty'):
+        reconstruction_columns([])
 
 
 def test_save_png(tmp_path):
