@@ -13,8 +13,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from tiny_mergevq import build_model, run_cfg, write_images
+from torch.nn.functional import interpolate
 
 from mergevq_mm.models.utils.possible_maps import best_possible_map
+from mergevq_mm.registry import MODELS
 from mergevq_mm.utils.checkpoint import load_pretrained
 from mergevq_mm.utils.config import load_config
 
@@ -139,6 +141,24 @@ def test_the_judge_names_what_it_sees(
     rows = run(tool, files, '--judge', 'a', 'b', '--keep', '9')
     assert list(rows)[0] == (9, 'the image itself') and len(rows) == 5
     assert {row['named'] for row in rows.values()} == {50.0}
+
+
+def test_the_judge_sees_images_of_its_size_and_colours(
+    tool: ModuleType, tmp_path: Path
+) -> None:
+    config = str(FOLDER.parents[1] / 'configs/quickstart/lenet5_mnist5k.py')
+    cfg = load_config(config)
+    classifier = MODELS.build(cfg.model)
+    torch.save(classifier.state_dict(), tmp_path / 'judge.pth')
+    judge = tool.read_judge(
+        config, str(tmp_path / 'judge.pth'), 32, torch.device('cpu')
+    )
+    images = torch.rand(64, 3, 48, 48) * 2 - 1
+    larger = interpolate(images, (32, 32), mode='bicubic', antialias=True)
+    grey = larger.mean(1, keepdim=True) * 127.5 + 127.5
+    (mean,), (std,) = cfg.data_preprocessor.mean, cfg.data_preprocessor.std
+    expected = classifier.eval()((grey - mean) / std).argmax(1)
+    assert torch.equal(judge(images), expected) and len(expected.unique()) > 1
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--judge',
         nargs=2,
         metavar=('CONFIG', 'CHECKPOINT'),
-        help='a classifier of mmpretrain that takes images of the same size',
+        help='a classifier of mmpretrain',
+    )
+    parser.add_argument(
+        '--judge-size',
+        type=positive,
+        metavar='PIXELS',
+        help='to resize its images to. Default: as they are',
     )
     parser.add_argument(
         '--epochs', type=float, default=0, help='to train a new neck. Default: 0'
@@ -173,27 +179,24 @@ def measure(
 
 
 def read_judge(
-    config: str, checkpoint: str, device: torch.device
+    config: str, checkpoint: str, size: int | None, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
     """A trained classifier, as a function from images in [-1, 1] to classes."""
+    from mergevq_mm.models.utils.frozen import FrozenModel
     from mergevq_mm.registry import MODELS
     from mergevq_mm.utils.checkpoint import load_pretrained
     from mergevq_mm.utils.config import load_config
 
     cfg = load_config(config)
-    model = MODELS.build(cfg.model)
-    load_pretrained(model, checkpoint, min_matched=1.0)
-    model.eval().to(device)
+    classifier = MODELS.build(cfg.model)
+    load_pretrained(classifier, checkpoint, min_matched=1.0)
     given = cfg.data_preprocessor
-    mean = torch.tensor(given.mean, device=device).view(-1, 1, 1)
-    std = torch.tensor(given.std, device=device).view(-1, 1, 1)
+    model = FrozenModel(classifier, given.mean, given.std, size).to(device)
+    grey = len(given.mean) == 1  # it was trained on grey images
 
     def judge(images: Tensor) -> Tensor:
-        images = images * 127.5 + 127.5
-        if len(mean) == 1:  # it was trained on grey images
-            images = images.mean(dim=1, keepdim=True)
-        scores = model((images - mean) / std)
-        return scores.argmax(dim=1)
+        images = images.mean(dim=1, keepdim=True) if grey else images
+        return model.network(model.normalize(images)).argmax(dim=1)
 
     return judge
 
@@ -214,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     grid = parts.backbone.grid
     given = args.keep or cfg.model.get('test_cfg', {}).get('keep', grid[0] * grid[1])
     keeps = read_test_keep(given, grid[0] * grid[1])
-    judge = args.judge and read_judge(*args.judge, device)
+    judge = args.judge and read_judge(*args.judge, args.judge_size, device)
     load = Loader(cfg, args, device)
     if args.epochs:
         train(parts, cfg, load, args)
