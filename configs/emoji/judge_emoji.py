@@ -45,6 +45,13 @@ train_pipeline = [
         pad_val=255,
     ),
     larger,
+    # What comes from tokens is softer than an emoji, and to be named all the same.
+    dict(
+        type='mmpretrain.GaussianBlur',
+        magnitude_range=(0, 2),
+        magnitude_std='inf',
+        prob=0.7,
+    ),
     dict(type='mmpretrain.PackInputs'),
 ]
 test_pipeline = [_base_.load, larger, dict(type='mmpretrain.PackInputs')]
