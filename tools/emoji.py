@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import one_command as shared
-from emoji_pictures import group_page, image_tensor, neighbours, token_page
+from emoji_pictures import (
+    group_page,
+    image_tensor,
+    interpolation_page,
+    neighbours,
+    token_page,
+)
 from one_command import ROOT, Clock, Plan, hours, run_tool
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
@@ -259,8 +265,10 @@ def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     with clock.phase('evaluation'):
         metrics, model = shared.evaluate(cfg, PLAN)
         vendors = vendors_distance(cfg)
-        page = token_page(model, cfg.val_dataloader.dataset, names)
-        save_png(work_dir / 'tokens.png', page)
+        held_out = cfg.val_dataloader.dataset
+        save_png(work_dir / 'tokens.png', token_page(model, held_out, names))
+        between = interpolation_page(model, held_out, len(names))
+        save_png(work_dir / 'interpolation.png', between)
     with clock.phase('probe'):
         accuracy = probe(cfg, model, root, args.short)
     copies: dict[str, float] = {}
@@ -307,8 +315,8 @@ def main() -> None:
     (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
     print(json.dumps(summary, indent=2))
     print(
-        '[emoji] wrote summary.json, tokens.png, reconstructions.png, neighbours.png '
-        f'and drawn_*.png into {work_dir}'
+        '[emoji] wrote summary.json, tokens.png, interpolation.png, '
+        f'reconstructions.png, neighbours.png and drawn_*.png into {work_dir}'
     )
     missed = shortfalls(summary)
     for sentence in missed:

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     import numpy as np
     from mmengine.config import Config
     from torch import Tensor, nn
+    from torch.utils.data import Dataset
 
+    from mergevq_mm.models import MergeVQ
     from mergevq_mm.models.generators.code_generator import CodeGenerator
 
 ZOOM = 2  # of pictures
 SHOWN = 2  # drawn images of each group beside their neighbours
+SHARES = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)  # of an interpolation
 
 
 def image_tensor(config: dict, indices: Sequence[int] | None = None) -> Tensor:
@@ -34,9 +37,16 @@ def image_tensor(config: dict, indices: Sequence[int] | None = None) -> Tensor:
     return torch.stack([item.flip(0) for item in items]).float() / 255
 
 
+def group_members(dataset: Dataset, groups: int) -> list[np.ndarray]:
+    """Places of the images of each group."""
+    import numpy as np
+
+    labels = [dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))]
+    return [np.flatnonzero(np.equal(labels, group)) for group in range(groups)]
+
+
 def token_page(model: nn.Module, config: dict, names: list[str]) -> np.ndarray:
     """What the tokens of a held-out emoji of each group say, a column each."""
-    import numpy as np
     import torch
     from mmengine.dataset import default_collate
 
@@ -44,13 +54,35 @@ def token_page(model: nn.Module, config: dict, names: list[str]) -> np.ndarray:
     from mergevq_mm.visualization import reconstruction_columns
 
     dataset = DATASETS.build(config)
-    labels = [dataset.get_data_info(i)['gt_label'] for i in range(len(dataset))]
-    members = [np.flatnonzero(np.equal(labels, group)) for group in range(len(names))]
+    members = group_members(dataset, len(names))
     items = [dataset[int(found[len(found) // 2])] for found in members]
     with torch.no_grad():
         samples = model.test_step(default_collate(items))
     titles = [name.replace('_', ' ') for name in names]
     return reconstruction_columns([s.to_dict() for s in samples], titles, ZOOM)
+
+
+def interpolation_page(model: MergeVQ, config: dict, groups: int) -> np.ndarray:
+    """From one held-out emoji of a group to another, a row a group.
+
+    Left and right of a row are the two emoji, between them what their tokens give.
+    """
+    import torch
+
+    from mergevq_mm.models import interpolate
+    from mergevq_mm.registry import DATASETS
+    from mergevq_mm.visualization import sample_grid
+    from mergevq_mm.visualization.grids import to_uint8
+
+    members = group_members(DATASETS.build(config), groups)
+    ends = [
+        image_tensor(config, [int(found[len(found) * part // 3]) for found in members])
+        for part in (1, 2)
+    ]
+    between = interpolate(model, *(end * 2 - 1 for end in ends), SHARES) / 2 + 0.5
+    page = torch.cat([ends[0][None], between, ends[1][None]])  # columns first
+    images = [to_uint8(image) for image in page.transpose(0, 1).flatten(0, 1)]
+    return sample_grid(images, len(page), ZOOM)
 
 
 def group_page(model: CodeGenerator, names: list[str], rows: int = 8) -> np.ndarray:
