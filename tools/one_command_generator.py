@@ -32,7 +32,9 @@ NUMBERS = (
 )
 
 
-def train_classifier(plan: Plan, work_dir: Path, short: bool) -> tuple[Path, float]:
+def train_classifier(
+    plan: Plan, work_dir: Path, short: bool
+) -> tuple[Path, dict[str, float]]:
     """Train the judge of the drawn images, unless that is done.
 
     Args:
@@ -41,7 +43,10 @@ def train_classifier(plan: Plan, work_dir: Path, short: bool) -> tuple[Path, flo
         short (bool): Whether few epochs will do.
 
     Returns:
-        tuple[Path, float]: Its checkpoint and its accuracy on the held-out images, %.
+        tuple[Path, dict[str, float]]: Its checkpoint, and how many of the held-out
+        images it knows in per cent, ``classifier``; where its config measures the
+        recall, also the mean over the classes, ``classifier_recall``: drawn images are
+        as many of each.
     """
     from mmengine.runner import find_latest_checkpoint
 
@@ -65,14 +70,18 @@ def train_classifier(plan: Plan, work_dir: Path, short: bool) -> tuple[Path, flo
         found = find_latest_checkpoint(cfg.work_dir)
     cfg.load_from = found
     cfg.experiment_name = f'{plan.name}_classifier_test'
-    accuracy = float(QuietRunner.from_cfg(cfg).test()['accuracy/top1'])
+    metrics = QuietRunner.from_cfg(cfg).test()
+    accuracy = float(metrics['accuracy/top1'])
     if accuracy < plan.judge and not short:
         print(
             f'[{plan.name}] warning: the judge is right on {accuracy:.1f} % of the '
             f'held-out {plan.images}, below {plan.judge} %: class consistency says '
             'less.'
         )
-    return Path(found), accuracy
+    known = {'classifier': accuracy}
+    if 'single-label/recall' in metrics:
+        known['classifier_recall'] = round(float(metrics['single-label/recall']), 4)
+    return Path(found), known
 
 
 def extract_codes(
@@ -183,7 +192,7 @@ def generate(
 
     tokenizer = find_latest_checkpoint(str(work_dir))
     with clock.phase('classifier'):
-        judge, accuracy = train_classifier(plan, work_dir, short)
+        judge, known = train_classifier(plan, work_dir, short)
     files = (work_dir, tokenizer, judge)
     configs = {
         mode: load_config(plan, mode, *files, short, resume)
@@ -193,7 +202,7 @@ def generate(
         cfg.randomness.seed = seed
     with clock.phase('codes'):
         extract_codes(plan, tokenizer, work_dir / 'codes', configs.values(), short)
-    found: dict[str, Any] = {'classifier': accuracy}
+    found: dict[str, Any] = {**known}
     for mode, cfg in configs.items():
         with clock.phase(f'generator training ({mode})'):
             checkpoint = train(cfg)

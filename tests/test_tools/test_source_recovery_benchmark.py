@@ -141,6 +141,14 @@ def test_the_judge_names_what_it_sees(
     rows = run(tool, files, '--judge', 'a', 'b', '--keep', '9')
     assert list(rows)[0] == (9, 'the image itself') and len(rows) == 5
     assert {row['named'] for row in rows.values()} == {50.0}
+    assert {row['named_classes'] for row in rows.values()} == {50.0}
+
+
+def test_a_large_class_counts_as_a_small_one(tool: ModuleType) -> None:
+    hits = torch.tensor([True, True, True, False, False])
+    labels = torch.tensor([0, 0, 0, 0, 7])
+    found = tool.named_rightly(hits, labels)
+    assert found == {'named': pytest.approx(60), 'named_classes': pytest.approx(37.5)}
 
 
 def test_the_judge_sees_images_of_its_size_and_colours(

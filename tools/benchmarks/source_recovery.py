@@ -146,19 +146,24 @@ def measure(
 
     Returns:
         dict[str, dict[str, float]]: By map: ``right`` and ``right_codes`` (%),
-        ``psnr`` (dB), and with a judge ``named`` (%), also of the image itself.
+        ``psnr`` (dB), and with a judge ``named`` (%) and its mean over the classes,
+        ``named_classes``, also of the image itself.
     """
     from mergevq_mm.evaluation.functional.image_quality import psnr
 
     sums: dict[str, dict[str, float]] = {}
+    named: dict[str, list[Tensor]] = {}
+    labels: list[Tensor] = []
     number = 0
     for images in load('val'):
         codes, index, group = encode(parts, images.pixels, keep)
         number += len(codes)
         original = images.pixels / 2 + 0.5
+        labels.append(images.labels)
         if judge is not None:
-            row = sums.setdefault('the image itself', {'named': 0.0})
-            row['named'] += 100 * int((judge(images.pixels) == images.labels).sum())
+            sums.setdefault('the image itself', {})
+            hits = judge(images.pixels) == images.labels
+            named.setdefault('the image itself', []).append(hits)
         for name, found in predictions(parts, codes, group, images.labels).items():
             made = parts.decoder(recover_tokens(codes, found), parts.backbone.grid)
             made = made.clamp(-1, 1)
@@ -168,13 +173,26 @@ def measure(
                 'psnr': psnr(made / 2 + 0.5, original),
             }
             if judge is not None:
-                values['named'] = 100.0 * (judge(made) == images.labels)
+                named.setdefault(name, []).append(judge(made) == images.labels)
             row = sums.setdefault(name, dict.fromkeys(values, 0.0))
             for key, value in values.items():
                 row[key] += float(value.double().sum())
-    return {
+    found = {
         name: {key: value / number for key, value in row.items()}
         for name, row in sums.items()
+    }
+    for name, hits in named.items():
+        found[name] |= named_rightly(torch.cat(hits), torch.cat(labels))
+    return found
+
+
+def named_rightly(hits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Per cent of the images whose class is seen, and the mean over the classes."""
+    right = 100 * hits.double()
+    classes = [right[labels == label].mean() for label in labels.unique()]
+    return {
+        'named': float(right.mean()),
+        'named_classes': float(torch.stack(classes).mean()),
     }
 
 
@@ -232,6 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'right_codes': 'up to equal codes (%)|.1f',
             'psnr': 'PSNR (dB)|.2f',
             'named': 'named rightly (%)|.1f',
+            'named_classes': 'mean of the classes (%)|.1f',
         },
         args,
         device,
