@@ -25,7 +25,7 @@ model = dict(
     # The neighbour above is in sight: the grid has 8 columns.
     window=9,
     num_classes=_base_.num_classes,
-    sample_cfg=dict(temperature=0.7, guidance=3.0),
+    sample_cfg=dict(temperature=1.0, guidance=8.0),
     keep=dict(_delete_=True, target=36, candidates=[36]),
 )
 

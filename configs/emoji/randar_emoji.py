@@ -1,6 +1,6 @@
 # RandAR of the emoji: 32 codes, each with the place where its group begins, in random
 # order and 16 passes, then source recovery. Size, guidance and temperature are those of
-# the raster MergeAR, so that the two compare.
+# the MergeAR with the same codes, so that the two compare.
 #
 # Data      codes at K = 32 (tools/extract_codes.py ... --keep 32, see the data set)
 # Hardware  two CPU cores
