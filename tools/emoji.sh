@@ -2,7 +2,7 @@
 # Set up .venv if needed, then the same as quickstart.sh in colour: a tokenizer of emoji
 # and three generators on its codes, trained, measured and pictured.
 #
-#   bash tools/emoji.sh                   some three hours on two cores (an estimate)
+#   bash tools/emoji.sh                   some two hours on two cores
 #   bash tools/emoji.sh --resume          go on with a run that was stopped
 #   bash tools/emoji.sh --short           a few steps only, to see that it runs
 #
