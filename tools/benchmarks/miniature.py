@@ -45,6 +45,7 @@ from miniature_table import markdown, orderings, orderings_markdown, summarise
 from photographs import HELD_OUT, write_fold
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from worker_processes import leave_with_parent
 
 TITLES = {'digits': 'Digits', 'photographs': 'Photographs', 'emoji': 'Emoji'}
 
@@ -239,7 +240,8 @@ def run_all(cells: Sequence[Cell], setting: Setting, jobs: int) -> list[str]:
     console = Console()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn())
     bar = Progress(*columns, TimeElapsedColumn(), console=console)
-    with bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    workers = ProcessPoolExecutor(jobs, context, initializer=leave_with_parent)
+    with bar, workers as pool:
         task = bar.add_task('miniature', total=len(cells))
         futures = {pool.submit(work, cell, setting): cell for cell in cells}
         for done, future in enumerate(as_completed(futures), 1):
