@@ -164,7 +164,9 @@ def test_ragged_has_the_images_in_order() -> None:
 def test_images_are_encoded_and_decoded_as_alone(
     model: MergeVQ, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeps = [8, 4, 16, 8, 5, 4]
+    # Of the flat one pairs are equally similar; the last digits, which depend on the
+    # batch and the processor, would choose.
+    images, keeps = images[1:], [4, 16, 8, 5, 4]
     passes = []
     monkeypatch.setattr(
         model.backbone,
@@ -172,7 +174,7 @@ def test_images_are_encoded_and_decoded_as_alone(
         lambda x, embed=model.backbone.embed: passes.append(len(x)) or embed(x),
     )
     merged, quantized = model.encode(images, keeps)
-    assert passes == [6] and merged.keeps == quantized.keeps == keeps
+    assert passes == [5] and merged.keeps == quantized.keeps == keeps
     decoded, recovered = model.decode(merged, quantized)
     assert [r.logits.shape[-1] for r in recovered] == keeps
     for i, keep in enumerate(keeps):
@@ -183,7 +185,7 @@ def test_images_are_encoded_and_decoded_as_alone(
         alone, _ = model.decode(one, codes)
         torch.testing.assert_close(decoded[i : i + 1], alone, rtol=0, atol=1e-5)
     torch.testing.assert_close(model.reconstruct(images, keeps), decoded)
-    with pytest.raises(ValueError, match='keep has 2 numbers for 6 images; give one'):
+    with pytest.raises(ValueError, match='keep has 2 numbers for 5 images; give one'):
         model.encode(images, [4, 8])
 
 
