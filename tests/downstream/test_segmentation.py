@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
 from tiny_downstream import (
     CONFIGS,
     PHOTOGRAPHS,
-    WALL,
     StartsFrom,
     check_rates,
     complete,
@@ -68,33 +68,45 @@ def train(cfg: Config, work_dir: Path) -> Runner:
     return runner
 
 
+def marks_of(data: Path, name: str) -> np.ndarray:
+    """The classes of a photograph's pixels; 0 has no label."""
+    return np.array(Image.open(data / 'maps' / f'{name}.png'))
+
+
+def entropy(data: Path) -> float:
+    """The loss, in nats a pixel, of who knows no more than how frequent classes are."""
+    marks = np.concatenate([marks_of(data, name).ravel() for name in PHOTOGRAPHS])
+    counts = np.bincount(marks[marks > 0])
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
+
+
 @torch.no_grad()
-def check_predictions(runner: Runner) -> None:
-    """Maps fit their photographs, and mmseg's metric is the share of right pixels."""
-    runner.model.eval()
-    data_root = Path(runner.val_dataloader.dataset.data_root)
-    names, right, common, union = [], [], 0, 0
+def check_predictions(runner: Runner, data: Path) -> None:
+    """Maps are the classes of a photograph's logits; mmseg counts the right ones."""
+    model = runner.model.eval()
+    names, right = [], []
     for batch in runner.val_dataloader:
-        for sample in runner.model.val_step(batch):
-            name = Path(sample.img_path).stem
-            names.append(name)
-            width, height = PHOTOGRAPHS[name][2]
-            assert sample.seg_logits.data.shape == (150, height, width)
-            found = sample.pred_sem_seg.data
-            assert found.shape == (1, height, width)
-            marks = np.array(Image.open(data_root / 'maps' / f'{name}.png'))
-            labelled, found = marks > 0, found[0].numpy() + 1  # 0 has no label
-            right += [(found == marks)[labelled]]
-            objects = labelled & (marks != WALL)
-            common += (objects & (found == marks)).sum()
-            union += (labelled & (objects | (found != WALL))).sum()
+        (sample,) = model.val_step(batch)
+        inputs = model.data_preprocessor(batch, False)['inputs']
+        logits = model.encode_decode(inputs, [sample.metainfo])
+        # Below and to the right images are padded to whole patches.
+        height, width = sample.img_shape[:2]
+        logits = logits[..., :height, :width]
+        name = Path(sample.img_path).stem
+        names.append(name)
+        width, height = PHOTOGRAPHS[name][2]
+        logits = F.interpolate(logits, (height, width), mode='bilinear')
+        assert sample.seg_logits.data.shape == (150, height, width)
+        torch.testing.assert_close(sample.seg_logits.data, logits[0])
+        found = sample.pred_sem_seg.data
+        assert found.shape == (1, height, width)
+        assert torch.equal(found[0], sample.seg_logits.data.argmax(0))
+        marks = marks_of(data, name)
+        right.append((found[0].numpy() + 1 == marks)[marks > 0])
     assert sorted(names) == sorted(PHOTOGRAPHS)
-    accuracy = 100 * np.concatenate(right).mean()
     reported = runner.message_hub.get_scalar('val/aAcc').current()
-    assert reported == pytest.approx(accuracy, abs=0.01)
-    # The background alone would be about 73 % right, but has no overlap at all. How far
-    # so short a training comes differs by machine: 0.44 to 0.69 were seen.
-    assert common / union > 0.3
+    assert reported == pytest.approx(100 * np.concatenate(right).mean(), abs=0.01)
 
 
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
@@ -104,7 +116,9 @@ def test_segmentation(path: Path, data: Path, tmp_path: Path) -> None:
     for name in ('loss', 'decode.loss_ce', 'aux.loss_ce'):
         curve = losses(runner, name)
         assert np.isfinite(curve).all() and len(curve) == ITERATIONS
-    curve = losses(runner)
-    assert curve[-3:].mean() < 0.5 * curve[0]
-    check_predictions(runner)
+    # How well so short a training segments differs by seed and machine (it overlaps
+    # with 0.14 to 0.69 of the objects), but that it looks at the images does not: the
+    # loss ends at 0.18 to 0.68, and the classes' frequencies alone have 1.03.
+    assert losses(runner, 'decode.loss_ce')[-10:].mean() < 0.9 * entropy(data)
+    check_predictions(runner, data)
     check_rates(runner, cfg.model.backbone.arch['stem'])
