@@ -31,6 +31,8 @@ from one_command import ROOT, Clock, Plan, hours, run_tool
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from mmengine.config import Config
     from torch import nn
@@ -66,6 +68,7 @@ PLAN = Plan(
         'generation (random)': 1,
     },
 )
+TOKENIZER_PHASES = ('data', 'training', 'evaluation', 'probe')
 WORK_DIR = 'work_dirs/emoji'
 LITES = ('lite0', 'lite2')
 
@@ -86,6 +89,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--resume', action='store_true', help='go on with a run that was stopped'
     )
     parser.add_argument(
+        '--tokenizer-only',
+        action='store_true',
+        help='end after the probe, which takes half the time; the same with --resume '
+        'in its place goes on with the generators',
+    )
+    parser.add_argument(
         '--seed', type=int, default=0, help='of tokenizer and generators. Default: 0'
     )
     parser.add_argument(
@@ -97,6 +106,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.work_dir is None:
         args.work_dir = f'{WORK_DIR}{"_short" if args.short else ""}'
     return args
+
+
+def data_root() -> Path:
+    """Where the emoji lie."""
+    return Path(os.environ.get('MERGEVQ_EMOJI', 'data/emoji'))
 
 
 def prepare_data(root: Path) -> None:
@@ -225,40 +239,41 @@ def shortfalls(summary: dict[str, Any]) -> list[str]:
     Returns:
         list[str]: A sentence for each number that misses its bar.
     """
-    made, drawn = summary['reconstruction'], summary['generation']
-    groups = summary['probe']['groups']
-    ways = [way for way in ('compressed', *PLAN.generators) if way in drawn]
-    right = min(drawn[way]['consistency'] for way in ways)
+    made, groups = summary['reconstruction'], summary['probe']['groups']
     others = ('pixels', 'random_encoder', 'efficientnet_lite0')
     above = max(groups[name] for name in others)
-    judge = ("the judge's accuracy on real emoji (%)", drawn['classifier'])
-    return shared.below(
-        [
-            ('PSNR at K=36 (dB)', made['K36']['psnr'], 22.5),
-            ('PSNR at K=64 (dB)', made['K64']['psnr'], 24.0),
-            (
-                "probe above pixels, a random encoder and Lite0's features (%)",
-                groups['encoder'],
-                above,
-            ),
+    bars = [
+        ('PSNR at K=36 (dB)', made['K36']['psnr'], 22.5),
+        ('PSNR at K=64 (dB)', made['K64']['psnr'], 24.0),
+        (
+            "probe above pixels, a random encoder and Lite0's features (%)",
+            groups['encoder'],
+            above,
+        ),
+    ]
+    if drawn := summary.get('generation'):
+        ways = [way for way in ('compressed', *PLAN.generators) if way in drawn]
+        right = min(drawn[way]['consistency'] for way in ways)
+        judge = ("the judge's accuracy on real emoji (%)", drawn['classifier'])
+        bars += [
             (*judge, groups['efficientnet_lite2']),
             ('class consistency of drawn emoji (%)', right, 80.0),
-            ('what is left of 3 hours', 3.0 - summary['seconds']['total'] / 3600, 0.0),
         ]
-    )
+    left = 3.0 - summary['seconds']['total'] / 3600
+    return shared.below([*bars, ('what is left of 3 hours', left, 0.0)])
 
 
-def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
-    """Train, measure and draw; returns the content of ``summary.json``."""
-    import one_command_generator as stage2
+def train_tokenizer(
+    args: argparse.Namespace, clock: Clock, names: Sequence[str]
+) -> tuple[Config, dict[str, Any]]:
+    """Train, measure and probe the tokenizer.
 
+    Returns:
+        tuple[Config, dict]: Its config, and its part of ``summary.json``.
+    """
     from mergevq_mm.visualization import save_png
 
     work_dir = Path(args.work_dir)
-    root = Path(os.environ.get('MERGEVQ_EMOJI', 'data/emoji'))
-    with clock.phase('data'):
-        prepare_data(root)
-    names = (root / 'meta/groups.txt').read_text().split()
     cfg = shared.load_config(PLAN, work_dir, args.seed, args.short, args.resume)
     with clock.phase('training'):
         shared.train(cfg)
@@ -270,7 +285,31 @@ def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
         between = interpolation_page(model, held_out, len(names))
         save_png(work_dir / 'interpolation.png', between)
     with clock.phase('probe'):
-        accuracy = probe(cfg, model, root, args.short)
+        accuracy = probe(cfg, model, data_root(), args.short)
+    keeps = list(cfg.model.test_cfg.keep)
+    kinds = {'reconstruction': 'recon', 'codebook': 'codebook'}
+    return cfg, {
+        'keep': keeps,
+        **{k: shared.by_keep(metrics, v, keeps) for k, v in kinds.items()},
+        'source_recovery': shared.by_keep(metrics, 'source', keeps),
+        'frechet_of_two_vendors': round(vendors, 4),
+        'probe': accuracy,
+    }
+
+
+def train_generators(
+    args: argparse.Namespace, clock: Clock, cfg: Config, names: Sequence[str]
+) -> dict[str, Any]:
+    """Train generators on the tokenizer's codes, draw emoji and judge them.
+
+    Returns:
+        dict: Their part of ``summary.json``.
+    """
+    import one_command_generator as stage2
+
+    from mergevq_mm.visualization import save_png
+
+    work_dir = Path(args.work_dir)
     copies: dict[str, float] = {}
 
     def show(mode: str, generator: CodeGenerator) -> None:
@@ -282,41 +321,58 @@ def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     drawn = stage2.generate(
         PLAN, work_dir, clock, args.seed, args.short, args.resume, show=show
     )
+    return {'generation': drawn, 'nearest_training_image': copies}
+
+
+def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
+    """Train, measure and draw.
+
+    Returns:
+        dict: What ``summary.json`` has; the tokenizer's part is written before the
+        generators begin.
+    """
+    work_dir = Path(args.work_dir)
+    with clock.phase('data'):
+        prepare_data(data_root())
+    names = (data_root() / 'meta/groups.txt').read_text().split()
+    cfg, summary = train_tokenizer(args, clock, names)
+    write_summary(work_dir, summary, clock)
+    if not args.tokenizer_only:
+        summary |= train_generators(args, clock, cfg, names)
+        write_summary(work_dir, summary, clock)
     for picture in work_dir.rglob('reconstruction_test.png'):
         shutil.copy(picture, work_dir / 'reconstructions.png')
-    keeps = list(cfg.model.test_cfg.keep)
-    kinds = {'reconstruction': 'recon', 'codebook': 'codebook'}
-    return {
-        'keep': keeps,
-        **{k: shared.by_keep(metrics, v, keeps) for k, v in kinds.items()},
-        'source_recovery': shared.by_keep(metrics, 'source', keeps),
-        'frechet_of_two_vendors': round(vendors, 4),
-        'probe': accuracy,
-        'generation': drawn,
-        'nearest_training_image': copies,
-        'seconds': {**clock.seconds, 'total': round(sum(clock.seconds.values()), 1)},
-    }
+    return summary
+
+
+def write_summary(work_dir: Path, summary: dict[str, Any], clock: Clock) -> None:
+    """Write ``summary.json``, with the seconds so far."""
+    total = round(sum(clock.seconds.values()), 1)
+    summary['seconds'] = {**clock.seconds, 'total': total}
+    (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
 
 
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
     work_dir = Path(args.work_dir)
-    clock = Clock(replace(PLAN, minutes={}) if args.short else PLAN)
+    phases = TOKENIZER_PHASES if args.tokenizer_only else tuple(PLAN.minutes)
+    minutes = {} if args.short else {phase: PLAN.minutes[phase] for phase in phases}
+    clock = Clock(replace(PLAN, minutes=minutes))
     if not args.resume:
         try:
             shared.clear(work_dir, PLAN)
         except ValueError as error:
             sys.exit(f'error: {error}')
-    if not args.short:
-        total = hours(sum(PLAN.minutes.values()))
+    if minutes:
+        total = hours(sum(minutes.values()))
         print(f'[emoji] estimated: {total} on two cores; --resume goes on later.')
     summary = run(args, clock)
-    (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
     print(json.dumps(summary, indent=2))
+    drawn = '' if args.tokenizer_only else ', neighbours.png, drawn_*.png'
     print(
         '[emoji] wrote summary.json, tokens.png, interpolation.png, '
-        f'reconstructions.png, neighbours.png and drawn_*.png into {work_dir}'
+        f'reconstructions.png{drawn} into {work_dir}'
     )
     missed = shortfalls(summary)
     for sentence in missed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from pathlib import Path
 
@@ -58,6 +59,44 @@ def test_bars_of_the_emoji(path: tuple[str, ...], value: float, text: str) -> No
         place[path[-1]] = value
     missed = emoji.shortfalls(summary)
     assert len(missed) == bool(path) and all(text in sentence for sentence in missed)
+
+
+def test_bars_of_a_tokenizer_alone() -> None:
+    summary = {k: v for k, v in copy.deepcopy(SUMMARY).items() if k != 'generation'}
+    assert emoji.shortfalls(summary) == []
+    summary['reconstruction']['K64']['psnr'] = 23.9
+    assert len(emoji.shortfalls(summary)) == 1
+
+
+@pytest.mark.parametrize(
+    'flags', [[], ['--tokenizer-only']], ids=['whole', 'tokenizer']
+)
+def test_emoji_keeps_what_is_measured(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokenizer's numbers are on disk before, or without, the generators'."""
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / 'meta/groups.txt').write_text('faces\nflags\n')
+    monkeypatch.setenv('MERGEVQ_EMOJI', str(tmp_path))
+    monkeypatch.setattr(emoji, 'prepare_data', lambda root: None)
+    part = {k: v for k, v in SUMMARY.items() if k not in ('generation', 'seconds')}
+    monkeypatch.setattr(emoji, 'train_tokenizer', lambda *_: (None, dict(part)))
+    file, seen = tmp_path / 'summary.json', []
+
+    def train_generators(*_: object) -> dict:
+        seen.append(json.loads(file.read_text()))
+        return {'generation': SUMMARY['generation']}
+
+    monkeypatch.setattr(emoji, 'train_generators', train_generators)
+    args = emoji.parse_args(['--work-dir', str(tmp_path), *flags])
+    emoji.run(args, one_command.Clock(emoji.PLAN))
+    found = json.loads(file.read_text())
+    assert list(found.pop('seconds')) == ['data', 'total']
+    assert {k: v for k, v in found.items() if k != 'generation'} == part
+    assert ('generation' in found) == (not flags)
+    assert [{k: v for k, v in one.items() if k != 'seconds'} for one in seen] == (
+        [] if flags else [part]
+    )
 
 
 def test_plans_name_files_that_are_there() -> None:
