@@ -343,6 +343,10 @@ def test_table_and_orderings(tools: Tools) -> None:
     assert 'fewer tokens, better probe' not in found  # those methods were not run
     source = 'R: the true map reconstructs better than the predicted'
     assert found[source]['seeds'] == 3
+    # Where nothing is merged there is no map to predict.
+    whole = made_up('R', 0)
+    whole['reconstruction']['9']['psnr_predicted'] = 16.0
+    assert table.orderings({'R': table.summarise([whole])}) == []
 
 
 def test_resumes_and_collects(
