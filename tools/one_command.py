@@ -39,6 +39,7 @@ class Plan:
         generators (Mapping[str, str]): Way to draw to its config.
         classifier (str): Config of the judge.
         judge (float): Per cent of the held-out images that the judge must know.
+        pictures (Sequence[str]): Patterns of those in the run's folder.
         few (Mapping[str, Sequence[int]]): Images of a short run by split. Folders are
             sorted by class: taking each so-manieth image has all classes.
         few_everywhere (bool): Whether a short run's judge and codes are of few images,
@@ -54,6 +55,7 @@ class Plan:
     generators: Mapping[str, str]
     classifier: str
     judge: float
+    pictures: Sequence[str]
     few: Mapping[str, Sequence[int]]
     few_everywhere: bool = False
     flip: bool = False
@@ -86,8 +88,9 @@ def clear(work_dir: Path, plan: Plan) -> None:
         )
     for name in (*PARTS, *plan.generators):
         shutil.rmtree(work_dir / name, ignore_errors=True)
-    for path in (*work_dir.glob('epoch_*.pth'), work_dir / 'last_checkpoint'):
-        path.unlink(missing_ok=True)
+    for name in ('epoch_*.pth', 'last_checkpoint', 'summary.json', *plan.pictures):
+        for path in work_dir.glob(name):
+            path.unlink()
     work_dir.mkdir(parents=True, exist_ok=True)
     mark.write_text(
         f'Files of tools/{plan.name}.py, which it replaces when run again.\n'

@@ -140,5 +140,8 @@ def test_one_commands_folder_is_not_the_others(tmp_path: Path) -> None:
     (tmp_path / 'epoch_1.pth').touch()
     with pytest.raises(ValueError, match='or of an earlier quickstart'):
         quickstart.clear(tmp_path)
+    # An earlier run's numbers and pictures would pass for this one's.
+    for name in ('summary.json', 'drawn_random.png', 'tokens.png'):
+        (tmp_path / name).touch()
     one_command.clear(tmp_path, emoji.PLAN)
     assert [path.name for path in tmp_path.iterdir()] == [emoji.PLAN.mark]
