@@ -51,8 +51,11 @@ PLAN = Plan(
     classifier='configs/emoji/judge_emoji.py',
     judge=72.2,  # a linear probe of EfficientNet-Lite2 (`probe`)
     pictures=(
-        *('tokens.png', 'interpolation.png', 'reconstructions.png'),
-        *('neighbours.png', 'drawn_*.png'),
+        'tokens.png',
+        'interpolation.png',
+        'reconstructions.png',
+        'neighbours.png',
+        'drawn_*.png',
     ),
     few={'train': range(0, 3668, 24), 'val': range(0, 562, 6)},
     few_everywhere=True,
