@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -286,6 +285,7 @@ def train_tokenizer(
         shared.train(cfg)
     with clock.phase('evaluation'):
         metrics, model = shared.evaluate(cfg, PLAN)
+        shared.keep_reconstructions(work_dir)
         vendors = vendors_distance(cfg)
         held_out = cfg.val_dataloader.dataset
         save_png(work_dir / 'tokens.png', token_page(model, held_out, names))
@@ -347,8 +347,6 @@ def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     if not args.tokenizer_only:
         summary |= train_generators(args, clock, cfg, names)
         write_summary(work_dir, summary, clock)
-    for picture in work_dir.rglob('reconstruction_test.png'):
-        shutil.copy(picture, work_dir / 'reconstructions.png')
     return summary
 
 

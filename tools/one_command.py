@@ -97,6 +97,14 @@ def clear(work_dir: Path, plan: Plan) -> None:
     )
 
 
+def keep_reconstructions(work_dir: Path) -> None:
+    """Copy the reconstructions of the last evaluation beside the other pictures."""
+    found = list(work_dir.rglob('reconstruction_test.png'))
+    if found:
+        newest = max(found, key=lambda path: path.stat().st_mtime)
+        shutil.copy(newest, work_dir / 'reconstructions.png')
+
+
 def time_left(
     minutes: Mapping[str, float], seconds: Mapping[str, float]
 ) -> tuple[float, float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -218,13 +217,12 @@ def main() -> None:
         shared.train(cfg)
     with clock.phase('evaluation'):
         metrics, model = shared.evaluate(cfg, PLAN)
+        shared.keep_reconstructions(work_dir)
     with clock.phase('probe'):
         accuracy = probe(cfg, model)
     generation = generate(work_dir, args, clock)
     summary = summarise(cfg, metrics, accuracy, generation, clock.seconds)
     (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
-    for picture in work_dir.rglob('reconstruction_test.png'):
-        shutil.copy(picture, work_dir / 'reconstructions.png')
     print(json.dumps(summary, indent=2))
     print(
         '[quickstart] wrote summary.json, reconstructions.png, samples.png and '

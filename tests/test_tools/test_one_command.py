@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -145,3 +146,15 @@ def test_one_commands_folder_is_not_the_others(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     one_command.clear(tmp_path, emoji.PLAN)
     assert [path.name for path in tmp_path.iterdir()] == [emoji.PLAN.mark]
+
+
+def test_reconstructions_are_those_of_the_last_evaluation(tmp_path: Path) -> None:
+    one_command.keep_reconstructions(tmp_path)  # none yet
+    assert not list(tmp_path.iterdir())
+    for name, age in (('a', 20), ('b', 0), ('c', 10)):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / 'reconstruction_test.png'
+        file.write_text(name)
+        os.utime(file, (1000 - age, 1000 - age))
+    one_command.keep_reconstructions(tmp_path)
+    assert (tmp_path / 'reconstructions.png').read_text() == 'b'
