@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from doc_commands import REPO
+from filelock import FileLock
 from mmengine.runner import find_latest_checkpoint
 from PIL import Image
 from xdist.remote import Producer
@@ -38,12 +39,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByPage:
 
 @pytest.fixture(scope='session')
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished quickstart: the one that ``MERGEVQ_QUICKSTART`` names, or its own."""
+    """A finished quickstart: the one that ``MERGEVQ_QUICKSTART`` names, or its own.
+
+    All processes of a run share it, and the digits that it writes into the checkout.
+    """
     if there := os.environ.get('MERGEVQ_QUICKSTART'):
         return Path(there)
-    work_dir = tmp_path_factory.mktemp('quickstart')
-    command = ['tools/quickstart.py', '--short', '--work-dir', str(work_dir)]
-    subprocess.run([sys.executable, *command], cwd=REPO, check=True)
+    run = os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
+    work_dir = tmp_path_factory.getbasetemp().parent / f'quickstart-{run}'
+    with FileLock(f'{work_dir}.lock'):
+        if not (work_dir / 'summary.json').exists():
+            command = ['tools/quickstart.py', '--short', '--work-dir', str(work_dir)]
+            subprocess.run([sys.executable, *command], cwd=REPO, check=True)
     return work_dir
 
 
