@@ -42,7 +42,7 @@ train_pipeline = [
         type='mmpretrain.Rotate',
         magnitude_range=(0, 10),
         magnitude_std='inf',
-        pad_val=255,
+        pad_val=_base_.white,
     ),
     larger,
     # What comes from tokens is softer than an emoji, and to be named all the same.

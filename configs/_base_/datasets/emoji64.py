@@ -21,8 +21,10 @@ data_preprocessor = dict(
 )
 
 load = dict(type='mergevq_mm.LoadImage')
+# One number would fill the first channel alone: blue.
+white = (255, 255, 255)
 # A light augmentation: the mirrored emoji, shifted by up to 4 pixels on its white.
-shift = dict(type='mmpretrain.RandomCrop', crop_size=64, padding=4, pad_val=255)
+shift = dict(type='mmpretrain.RandomCrop', crop_size=64, padding=4, pad_val=white)
 flip = dict(type='mmpretrain.RandomFlip', prob=0.5)
 
 train_pipeline = [
@@ -37,7 +39,7 @@ test_pipeline = [load, dict(type='mmpretrain.PackInputs')]
 # tool adds the mirrored view itself.
 codes_pipeline = [
     load,
-    dict(type='mmpretrain.RandomCrop', crop_size=64, padding=2, pad_val=255),
+    dict(type='mmpretrain.RandomCrop', crop_size=64, padding=2, pad_val=white),
     dict(type='mmpretrain.PackInputs'),
 ]
 
