@@ -41,7 +41,7 @@ def emoji(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 lines.append(f'group{group}/{i}.png {2 * group + i}\n')
         lines[-1] = lines[-1].replace(' 17', f' {SUBGROUPS - 1}')
         (root / 'meta' / f'{split}_subgroups.txt').write_text(''.join(lines))
-    write_targets(root / 'teacher.safetensors', keys, torch.randn(len(keys), 1280))
+    write_targets(root / 'teacher.safetensors', keys, torch.randn(len(keys), 480))
     return root
 
 

@@ -36,8 +36,16 @@ efficientnet_maps = dict(
         submodule='timm_model.model',
     ),
 )
-teacher = dict(type='mergevq_mm.FrozenTeacher', network=efficientnet)
-teacher_width = 1280
+# The teacher's maps at stride 16 of images enlarged to 128 px, averaged over 2x2 cells.
+# So small an encoder comes nearer to them than to the network's last features, and
+# learns more of them (docs/emoji.md).
+teacher = dict(
+    type='mergevq_mm.FrozenTeacher',
+    network=dict(**efficientnet_maps, out_indices=(3,)),
+    input_size=128,
+    pool_size=2,
+)
+teacher_width = 480
 
 channels, multipliers, norm_groups = 8, (1, 2, 6, 12), 4
 layers = 6
@@ -97,7 +105,13 @@ model = dict(
         ),
         gan_weight=0.01,
         source=dict(loss_weight=0.25),
-        alignment=dict(in_channels=embed_dims, out_channels=teacher_width, layers=2),
+        alignment=dict(
+            in_channels=embed_dims,
+            out_channels=teacher_width,
+            layers=2,
+            loss='cosine',
+            loss_weight=1.2,
+        ),
     ),
     discriminator=dict(base_channels=16, num_conv=2),
     target_generator=dict(

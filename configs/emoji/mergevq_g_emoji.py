@@ -10,7 +10,7 @@ model = dict(
     backbone=dict(arch=dict(channel_mult=(1, 4, 12))),
     neck=dict(grid=(16, 16)),
     decoder=dict(channel_mult=(1, 4, 12)),
-    head=dict(alignment=dict(loss_weight=0.1)),
+    head=dict(alignment=dict(loss_weight=0.12)),
     keep=dict(
         _delete_=True,
         target=64,
