@@ -33,7 +33,7 @@ def paddings(part: Any) -> Iterator[Any]:
 )
 def test_padding_names_each_channel(path: Path) -> None:
     values = list(paddings(Config.fromfile(path).to_dict()))
-    assert all(value == 0 or len(value) == 3 for value in values), values
+    assert all(value == 0 or np.size(value) == 3 for value in values), values
 
 
 def between(pipeline: list[dict]) -> Iterator[dict]:
