@@ -4,7 +4,7 @@
 # Data      data/emoji with the weights of a frozen EfficientNet-Lite2 and its targets,
 #           all written by `bash tools/emoji.sh`
 # Hardware  two CPU cores
-# Run by us yes, seed 0 (docs/emoji.md)
+# Run by us nine epochs; whole by an earlier recipe (docs/emoji.md)
 _base_ = [
     '../_base_/models/mergevq_g+r_d64.py',
     '../_base_/datasets/emoji64.py',
@@ -36,9 +36,9 @@ efficientnet_maps = dict(
         submodule='timm_model.model',
     ),
 )
-# The teacher's maps at stride 16 of images enlarged to 128 px, averaged over 2x2 cells.
-# So small an encoder comes nearer to them than to the network's last features, and
-# learns more of them (docs/emoji.md).
+# The teacher's maps at stride 16 of images enlarged to 128 px, averaged over 2x2 cells,
+# as on the digits: so small an encoder comes nearer to them than to the network's last
+# features.
 teacher = dict(
     type='mergevq_mm.FrozenTeacher',
     network=dict(**efficientnet_maps, out_indices=(3,)),
