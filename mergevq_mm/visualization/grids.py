@@ -132,7 +132,7 @@ def reconstruction_grid(
             captions += [f'{keep} groups', f'K = {keep}']
             if 'predicted_image' in result:
                 row.append(enlarge(to_uint8(result['predicted_image']), factor))
-                captions.append(f'K = {keep}, predicted map')
+                captions.append(f'K = {keep}, predicted')
         rows.append(row)
     return tile(rows, captions)
 

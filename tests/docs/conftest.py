@@ -45,8 +45,10 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     if there := os.environ.get('MERGEVQ_QUICKSTART'):
         return Path(there)
-    run = os.environ.get('PYTEST_XDIST_TESTRUNUID', str(os.getpid()))
-    work_dir = tmp_path_factory.getbasetemp().parent / f'quickstart-{run}'
+    base = tmp_path_factory.getbasetemp()  # of this process, inside that of the run
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        base = base.parent
+    work_dir = base / 'quickstart'
     with FileLock(f'{work_dir}.lock'):
         if not (work_dir / 'summary.json').exists():
             command = ['tools/quickstart.py', '--short', '--work-dir', str(work_dir)]
