@@ -452,15 +452,52 @@ def test_a_module_that_is_there_is_not_lent(packages):
     assert sys.modules['kept_package'].__file__
 
 
-def test_numpy_bool8(monkeypatch):
-    fake = types.SimpleNamespace(__version__='2.1.0', bool_=np.bool_)
+def test_numpy_names(monkeypatch):
+    fake = types.SimpleNamespace(__version__='2.1.0', bool_=np.bool_, in1d='there')
     monkeypatch.setitem(sys.modules, 'numpy', fake)
-    assert numpy_names.restore_numpy_bool8() is True
+    assert numpy_names.restore_numpy_names() == ['bool8']
     assert fake.bool8 is np.bool_
-    assert numpy_names.restore_numpy_bool8() is False
+    assert fake.in1d == 'there'
+    assert numpy_names.restore_numpy_names() == []
+    later = types.SimpleNamespace(__version__='2.4.0', bool_=np.bool_, isin=np.isin)
+    monkeypatch.setitem(sys.modules, 'numpy', later)
+    assert numpy_names.restore_numpy_names() == ['bool8', 'in1d']
     old = types.SimpleNamespace(__version__='1.26.4', bool_=np.bool_)
     monkeypatch.setitem(sys.modules, 'numpy', old)
-    assert numpy_names.restore_numpy_bool8() is False
+    assert numpy_names.restore_numpy_names() == []
+
+
+def test_retrieval_of_mmpretrain_counts():
+    from mmpretrain.evaluation import RetrievalAveragePrecision, RetrievalRecall
+
+    right = [[0, 1]]
+    for topk, known in ((1, 0.0), (2, 100.0)):
+        found = RetrievalRecall.calculate([[2, 0, 1]], right, topk, True, True)
+        assert [float(value) for value in found] == [known]
+    found = RetrievalAveragePrecision.calculate([[2, 0, 1]], right, 3, True, True)
+    assert float(found) == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+@pytest.mark.parametrize('first', ['mmcv', 'mergevq_mm'])
+def test_hue_turns_backwards(backend, first):
+    # Red, turned by 63 of 256 steps to the left: between blue and magenta.
+    code = f"""
+import {first}
+import mergevq_mm, mmcv, numpy as np
+red = np.zeros((1, 2, 3), np.uint8)
+red[..., 2] = 255
+print(*mmcv.adjust_hue(red, -0.25, backend={backend!r})[0, 0])
+there = mmcv.adjust_hue(red, 0.25, backend={backend!r})
+print(*mmcv.adjust_hue(there, -0.25, backend={backend!r})[0, 0])
+print(*mmcv.adjust_hue(red, 0.0, backend={backend!r})[0, 0])
+"""
+    left, back, same = (
+        [int(value) for value in line.split()] for line in run_python(code).splitlines()
+    )
+    assert left[0] == 255 and 110 < left[2] < 150 and left[1] == 0
+    assert np.abs(np.array(back) - [0, 0, 255]).max() <= 6
+    assert same == [0, 0, 255]
 
 
 @pytest.mark.parametrize('dropped', [True, False])

@@ -9,7 +9,8 @@ file                   waits for                  needed where
 ====================== ========================== ====================================
 ``torchvision_ops``    torchvision                it was built for another torch
 ``mmcv_ops``           mmcv                       it is mmcv-lite
-``numpy_names``        mmagic                     numpy is 2 or newer
+``mmcv_hue``           mmcv                       numpy is 2 or newer
+``numpy_names``        mmagic, mmpretrain         numpy is 2 or newer
 ``lending``            three modules of mmagic    diffusers dropped a name, or
                                                   albumentations is missing
 ``scipy_sqrtm``        mmagic's FID               scipy is 1.18 or newer
@@ -30,9 +31,10 @@ from .checkpoint_loading import install_checkpoint_loaders
 from .gloo import init_dist_without_cuda
 from .lending import lend
 from .missing import be_asked_last, require_for_mmagic
+from .mmcv_hue import wrap_negative_hue
 from .mmcv_ops import stub_mmcv_ext
 from .multimodal import leave_out_multimodal
-from .numpy_names import restore_numpy_bool8
+from .numpy_names import restore_numpy_names
 from .scipy_sqrtm import keep_disp_of_sqrtm
 from .torchvision_ops import declare_torchvision_ops
 from .watching import after_import, before_import
@@ -51,8 +53,10 @@ def apply() -> None:
     be_asked_last()
     before_import('torchvision', declare_torchvision_ops)
     before_import('mmagic', require_for_mmagic)
-    before_import('mmagic', restore_numpy_bool8)
+    before_import('mmagic', restore_numpy_names)
+    before_import('mmpretrain', restore_numpy_names)
     after_import('mmcv', stub_mmcv_ext)
+    after_import('mmcv.image.photometric', wrap_negative_hue)
     lend('albumentations', 'mmagic.datasets.transforms.albu_function')
     lend(
         'diffusers.pipelines.paint_by_example',

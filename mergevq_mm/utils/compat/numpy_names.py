@@ -1,17 +1,22 @@
-"""Names that numpy 2 dropped and mmagic still uses."""
+"""Names that numpy 2 dropped and OpenMMLab still uses."""
 
 from __future__ import annotations
 
+# Dropped by numpy 2.0 (mmagic) and 2.4 (mmpretrain's metrics of retrieval).
+_TODAY = {'bool8': 'bool_', 'in1d': 'isin'}
 
-def restore_numpy_bool8() -> bool:
-    """Bring ``numpy.bool8`` back where it is gone.
+
+def restore_numpy_names() -> list[str]:
+    """Bring the names back that are gone.
 
     Returns:
-        bool: Whether it was missing.
+        list[str]: Those that were missing.
     """
     import numpy as np
 
-    if int(np.__version__.split('.')[0]) < 2 or 'bool8' in vars(np):
-        return False
-    np.bool8 = np.bool_
-    return True
+    if int(np.__version__.split('.')[0]) < 2:
+        return []  # 'bool8' is there, and warns when it is looked for
+    gone = [name for name in _TODAY if name not in vars(np)]
+    for name in gone:
+        setattr(np, name, getattr(np, _TODAY[name]))
+    return gone
