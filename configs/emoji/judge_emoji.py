@@ -3,7 +3,7 @@
 #
 # Data      data/emoji with the network's weights, written by `bash tools/emoji.sh`
 # Hardware  two CPU cores
-# Run by us by an earlier recipe, seed 0 (docs/emoji.md)
+# Run by us seed 0, by `bash tools/emoji.sh`; the numbers stand in docs/emoji.md
 _base_ = ['../_base_/datasets/emoji64.py', '../_base_/mergevq_runtime.py']
 
 model = dict(

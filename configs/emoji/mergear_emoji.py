@@ -2,7 +2,7 @@
 #
 # Data      data/emoji/codes, written by tools/extract_codes.py (see the data set)
 # Hardware  two CPU cores
-# Run by us by an earlier recipe, seed 0 (docs/emoji.md)
+# Run by us seed 0, by `bash tools/emoji.sh`; the numbers stand in docs/emoji.md
 _base_ = [
     '../_base_/models/mergear_l_g+r.py',
     '../_base_/datasets/emoji64_codes.py',

@@ -4,7 +4,7 @@
 #
 # Data      codes at K = 32 (tools/extract_codes.py ... --keep 32, see the data set)
 # Hardware  two CPU cores
-# Run by us by an earlier recipe, seed 0 (docs/emoji.md)
+# Run by us seed 0, by `bash tools/emoji.sh`; the numbers stand in docs/emoji.md
 _base_ = ['mergear_emoji_distinct.py']
 
 model = dict(

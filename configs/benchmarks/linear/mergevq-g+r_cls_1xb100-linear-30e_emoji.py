@@ -2,7 +2,7 @@
 #
 # Weights   work_dirs/emoji/epoch_36.pth, which `bash tools/emoji.sh` writes
 # Hardware  two CPU cores
-# Run by us once, by an earlier recipe (docs/emoji.md)
+# Run by us once; the number stands in docs/emoji.md
 _base_ = ['../../emoji/mergevq_g+r_emoji.py']
 
 classes, width = _base_.num_classes, _base_.embed_dims
