@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 
@@ -33,6 +34,7 @@ def wrap_negative_hue() -> bool:
     else:
         return False
 
+    @functools.wraps(turn)
     def adjust_hue(
         img: np.ndarray, hue_factor: float, backend: str | None = None
     ) -> np.ndarray:
