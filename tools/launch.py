@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from mergevq_mm.utils.last_line import FOLDER, who_ended
+from mergevq_mm.utils.last_line import FOLDER, chosen_codes, who_ended
 
 
 def world_of(args: argparse.Namespace) -> int | None:
@@ -36,7 +36,8 @@ def main() -> None:
         except SignalException as stop:  # the processes have saved
             sys.exit(128 + stop.sigval)
         except ChildFailedError as error:
-            codes = {rank: found.exitcode for rank, found in error.failures.items()}
+            found = {rank: one.exitcode for rank, one in error.failures.items()}
+            codes = chosen_codes(folder, found)
             asked = {128 + number for number in (1, 2, 10, 15)} & set(codes.values())
             if asked and asked == set(codes.values()):
                 sys.exit(asked.pop())  # each of them has said so

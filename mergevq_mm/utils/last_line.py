@@ -56,18 +56,28 @@ def follow(logger: logging.Logger) -> None:
         logger.addHandler(LastLine(path))
 
 
+def _exit_code(error: BaseException) -> int:
+    """The code with which Python ends for an error."""
+    if not isinstance(error, SystemExit):
+        return 1
+    if error.code is None:
+        return 0
+    return error.code if isinstance(error.code, int) else 1
+
+
 @contextlib.contextmanager
 def last_words() -> Iterator[None]:
     """Keep how a program has ended, unless it succeeds, under the launcher."""
     try:
         yield
     except BaseException as error:
-        path = _path('end')
-        if path is not None and not (isinstance(error, SystemExit) and not error.code):
+        path, code = _path('end'), _exit_code(error)
+        if path is not None and code:
             words = str(error).splitlines() or ['']
             name = '' if isinstance(error, SystemExit) else f'{type(error).__name__}: '
+            text = f'{time.time_ns()} {code} {name}{words[0]}'
             with contextlib.suppress(OSError):
-                path.write_text(f'{time.time_ns()} {name}{words[0]}', encoding='utf-8')
+                path.write_text(text, encoding='utf-8')
         raise
 
 
@@ -76,6 +86,33 @@ def _read(folder: str, rank: int, ending: str) -> str:
     with contextlib.suppress(OSError):
         return Path(folder, f'{rank}.{ending}').read_text(encoding='utf-8').strip()
     return ''
+
+
+def _end(folder: str, rank: int) -> tuple[int, int, str] | None:
+    """When a process ended by itself, with which code and words; None if it did not."""
+    time_ns, _, rest = _read(folder, rank, 'end').partition(' ')
+    code, _, words = rest.partition(' ')
+    return (int(time_ns), int(code), words) if code else None
+
+
+def chosen_codes(folder: str, exit_codes: Mapping[int, int]) -> dict[int, int]:
+    """The exit codes with which processes meant to end.
+
+    One that has said its last words can still be killed: torch aborts where a group is
+    torn down while its threads run, and the launcher stops who waits.
+
+    Args:
+        folder (str): Where they have left their last lines.
+        exit_codes (Mapping[int, int]): Of those that failed by rank; negative ones are
+            signals.
+
+    Returns:
+        dict[int, int]: The same; a signal only of those that it surprised.
+    """
+    return {
+        rank: end[1] if (end := _end(folder, rank)) else code
+        for rank, code in exit_codes.items()
+    }
 
 
 def who_ended(folder: str, exit_codes: Mapping[int, int], world: int | None) -> str:
@@ -90,20 +127,21 @@ def who_ended(folder: str, exit_codes: Mapping[int, int], world: int | None) -> 
     Returns:
         str: A sentence.
     """
+    codes = chosen_codes(folder, exit_codes)
 
     def order(rank: int) -> tuple[bool, int, int]:
         # A signal comes from outside; but for the launcher's own, to the others.
-        killed = exit_codes[rank] < 0 and exit_codes[rank] != -signal.SIGTERM
-        time_ns = _read(folder, rank, 'end').partition(' ')[0]
-        return not killed, int(time_ns or 2**63), rank
+        killed = codes[rank] < 0 and codes[rank] != -signal.SIGTERM
+        end = _end(folder, rank)
+        return not killed, end[0] if end else 2**63, rank
 
-    rank = min(exit_codes, key=order)
-    code, line = exit_codes[rank], _read(folder, rank, 'line')
+    rank = min(codes, key=order)
+    code, line = codes[rank], _read(folder, rank, 'line')
     if code < 0:
         how = f'was ended by {signal.Signals(-code).name}'
     else:
         how = f'has ended with exit code {code}'
-        line = _read(folder, rank, 'end').partition(' ')[2] or line
+        line = (end[2] if (end := _end(folder, rank)) else '') or line
     said = f'; its last line: {line}' if line else ''
     of = f' of {world}' if world else ''
     return f'rank {rank}{of} {how}, and the others were stopped{said}'

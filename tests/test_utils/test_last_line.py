@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mergevq_mm.utils.last_line import FOLDER, follow, last_words, who_ended
+from mergevq_mm.utils.last_line import (
+    FOLDER,
+    chosen_codes,
+    follow,
+    last_words,
+    who_ended,
+)
 
 
 def leave(folder: Path, rank: int, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
@@ -47,6 +53,42 @@ def test_the_earliest_error_is_the_first(
         'rank 2 has ended with exit code 1, and the others were stopped; '
         'its last line: RuntimeError: no images'
     )
+
+
+def test_who_aborts_after_its_last_words_has_ended_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch can abort while it is torn down: the first to say its words counts."""
+    leave(tmp_path, 2, monkeypatch, 'no images')
+    leave(tmp_path, 0, monkeypatch, 'Connection closed by peer')
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(SystemExit), last_words():
+        raise SystemExit(143)
+    codes = {
+        0: -signal.SIGABRT,
+        1: -signal.SIGABRT,
+        2: -signal.SIGABRT,
+        3: -signal.SIGTERM,
+    }
+    assert chosen_codes(str(tmp_path), codes) == {0: 1, 1: 143, 2: 1, 3: -15}
+    assert who_ended(str(tmp_path), codes, 4) == (
+        'rank 2 of 4 has ended with exit code 1, and the others were stopped; '
+        'its last line: RuntimeError: no images'
+    )
+
+
+@pytest.mark.parametrize(
+    ('asked', 'code'), [(None, 0), (0, 0), ('', 1), ('no', 1), (3, 3)]
+)
+def test_words_are_left_with_the_exit_code_unless_it_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | str | None, code: int
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    monkeypatch.setenv('RANK', '0')
+    with pytest.raises(SystemExit), last_words():
+        raise SystemExit(asked)
+    assert bool(list(tmp_path.iterdir())) == bool(code)
+    assert chosen_codes(str(tmp_path), {0: -6}) == {0: code or -6}
 
 
 def test_nothing_is_left_outside_the_launcher(
