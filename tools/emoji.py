@@ -63,7 +63,7 @@ PLAN = Plan(
         'data': 1,
         'training': 50,
         'evaluation': 1,
-        'probe': 6,
+        'probe': 8,
         'classifier': 11,
         'codes': 1,
         'generator training (raster)': 17,
@@ -140,8 +140,8 @@ def prepare_data(root: Path) -> None:
 # ------------------------------------------------------------------------ measurements
 
 
-def frozen_network(name: str, root: Path) -> nn.Module:
-    """An EfficientNet with ImageNet's weights: images in [-1, 1] to features B×1280."""
+def frozen_network(name: str, root: Path, size: int) -> nn.Module:
+    """An EfficientNet with ImageNet's weights: B×1280 of images brought to a size."""
     from mergevq_mm.models.target_generators import FrozenTeacher
 
     network = {
@@ -152,7 +152,7 @@ def frozen_network(name: str, root: Path) -> nn.Module:
             'checkpoint': str(root / f'efficientnet_{name}.safetensors'),
         },
     }
-    return FrozenTeacher(network, input_size=128).eval()
+    return FrozenTeacher(network, input_size=size).eval()
 
 
 def subgroup_labels(root: Path, datasets: list[dict]) -> list[np.ndarray]:
@@ -195,7 +195,12 @@ def probe(
         'encoder_cls': lambda x: encoder.encode(x).cls,
         'random_encoder': partial(shared.token_features, untrained),
         'pixels': lambda x: avg_pool2d(x, 4).flatten(1),  # 16×16
-        **{f'efficientnet_{name}': frozen_network(name, root) for name in LITES},
+        # At the encoder's 64 px, and enlarged to what they rather know.
+        **{
+            f'efficientnet_{name}{ending}': frozen_network(name, root, size)
+            for name in LITES
+            for ending, size in (('', 128), ('_64px', 64))
+        },
     }
     datasets = shared.seen_and_held_out(cfg)
     features = shared.extract(encoders, datasets, model.data_preprocessor)
