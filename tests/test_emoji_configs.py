@@ -70,9 +70,10 @@ def shrink(cfg: Config) -> None:
     model.neck.update(embed_dims=32, num_heads=4, feedforward_channels=64)
     model.discriminator.base_channels = 4
     model.discriminator_start = 0
-    del model.head.perceptual.network['init_cfg']
+    for frozen in (model.head.perceptual, model.target_generator):
+        del frozen.network['init_cfg']
+        frozen.random_init = True
     model.head.perceptual.network.out_indices = (0,)
-    model.head.perceptual.random_init = True
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.batch_size = 6
 

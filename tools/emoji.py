@@ -61,7 +61,7 @@ PLAN = Plan(
     flip=True,
     minutes={
         'data': 1,
-        'training': 50,
+        'training': 76,
         'evaluation': 1,
         'probe': 8,
         'classifier': 11,

@@ -12,7 +12,7 @@ _base_ = [
 model = dict(
     tokenizer=dict(
         model='configs/emoji/mergevq_g+r_emoji.py',
-        checkpoint='work_dirs/emoji/epoch_36.pth',
+        checkpoint='work_dirs/emoji/epoch_48.pth',
     ),
     arch=dict(
         _delete_=True,

@@ -9,7 +9,7 @@ _base_ = ['mergear_emoji.py']
 model = dict(
     sequence='distinct',
     first_places=True,
-    # Still more guidance, or more freedom, is worse here, where it helps the raster.
-    sample_cfg=dict(temperature=0.7, guidance=5.0),
+    # More guidance, or more freedom, is worse here, where it helps the raster.
+    sample_cfg=dict(temperature=0.7, guidance=3.0),
     keep=dict(_delete_=True, target=32, candidates=[32]),
 )

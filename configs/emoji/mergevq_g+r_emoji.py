@@ -1,8 +1,8 @@
 # A small MergeVQ (G+R) of colour images: 64 px, stride 8, 64 positions. All losses of
 # the paper with its signs; weights are those of so small a network.
 #
-# Data      data/emoji with the weights of a frozen EfficientNet-Lite2 and its targets,
-#           all written by `bash tools/emoji.sh`
+# Data      data/emoji with the weights of a frozen EfficientNet-Lite2 and its targets'
+#           mean and deviation, all written by `bash tools/emoji.sh`
 # Hardware  two CPU cores
 # Run by us seed 0, by `bash tools/emoji.sh`; the numbers stand in docs/emoji.md
 _base_ = [
@@ -114,12 +114,8 @@ model = dict(
         ),
     ),
     discriminator=dict(base_channels=16, num_conv=2),
-    target_generator=dict(
-        _delete_=True,
-        type='mergevq_mm.StoredTeacher',
-        file=targets,
-        standardize=True,
-    ),
+    # It sees the encoder's view; the file has each feature's mean and deviation.
+    target_generator=dict(_delete_=True, **teacher, standardize=targets),
     # The paper's distribution around 144 of 256 positions, here 36 of 64, and L/4.
     keep=dict(
         _delete_=True,
@@ -140,7 +136,7 @@ optim_wrapper = dict(
         optimizer=dict(lr=2e-4, betas=(0.5, 0.9)), accumulative_counts=1
     ),
 )
-train_cfg = dict(max_epochs=36, val_interval=36)
+train_cfg = dict(max_epochs=48, val_interval=48)
 param_scheduler = [
     dict(
         type='LinearLR',

@@ -23,13 +23,38 @@ data_preprocessor = dict(
 load = dict(type='mergevq_mm.LoadImage')
 # One number would fill the first channel alone: blue.
 white = (255, 255, 255)
-# A light augmentation: the mirrored emoji, shifted by up to 4 pixels on its white.
+# The mirrored emoji, shifted by up to 4 pixels on its white. Of every second one a
+# part, enlarged; every second one turned; every second one in other colours.
 shift = dict(type='mmpretrain.RandomCrop', crop_size=64, padding=4, pad_val=white)
 flip = dict(type='mmpretrain.RandomFlip', prob=0.5)
+enlarge = dict(
+    type='mmcv.RandomApply',
+    prob=0.5,
+    transforms=dict(
+        type='mmpretrain.RandomResizedCrop',
+        scale=64,
+        crop_ratio_range=(0.5, 1.0),
+        interpolation='bicubic',
+    ),
+)
+turn = dict(
+    type='mmpretrain.Rotate',
+    prob=0.5,
+    magnitude_range=(0, 15),
+    magnitude_std='inf',
+    pad_val=white,
+    interpolation='bicubic',
+)
+colour = dict(
+    type='mmcv.RandomApply',
+    prob=0.5,
+    transforms=dict(type='mmpretrain.ColorJitter', saturation=0.3, hue=0.1),
+)
+view = [shift, flip, enlarge, turn, colour]
 
 train_pipeline = [
     load,
-    dict(type='mmpretrain.MultiView', num_views=[1], transforms=[[shift, flip]]),
+    dict(type='mmpretrain.MultiView', num_views=[1], transforms=[view]),
     dict(type='mmpretrain.PackInputs'),
 ]
 

@@ -1,6 +1,6 @@
 # Linear probe of the emoji's tokenizer over nine groups: class token, merging off.
 #
-# Weights   work_dirs/emoji/epoch_36.pth, which `bash tools/emoji.sh` writes
+# Weights   work_dirs/emoji/epoch_48.pth, which `bash tools/emoji.sh` writes
 # Hardware  two CPU cores
 # Run by us once; the number stands in docs/emoji.md
 _base_ = ['../../emoji/mergevq_g+r_emoji.py']
@@ -18,7 +18,7 @@ model = dict(
         frozen_stages=_base_.layers,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/emoji/epoch_36.pth',
+            checkpoint='work_dirs/emoji/epoch_48.pth',
             prefix='backbone.',
         ),
     ),
