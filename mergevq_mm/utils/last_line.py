@@ -57,7 +57,9 @@ def follow(logger: logging.Logger) -> None:
 
 
 def _exit_code(error: BaseException) -> int:
-    """The code with which Python ends for an error."""
+    """The code with which Python ends for an error; negative for a signal."""
+    if isinstance(error, KeyboardInterrupt):
+        return -signal.SIGINT
     if not isinstance(error, SystemExit):
         return 1
     if error.code is None:

@@ -91,6 +91,18 @@ def test_words_are_left_with_the_exit_code_unless_it_succeeds(
     assert chosen_codes(str(tmp_path), {0: -6}) == {0: code or -6}
 
 
+def test_who_is_interrupted_was_ended_by_the_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, 0, monkeypatch, 'Connection closed by peer')
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(KeyboardInterrupt), last_words():
+        raise KeyboardInterrupt
+    assert who_ended(str(tmp_path), {0: 1, 1: -signal.SIGINT}, 2) == (
+        'rank 1 of 2 was ended by SIGINT, and the others were stopped'
+    )
+
+
 def test_nothing_is_left_outside_the_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
