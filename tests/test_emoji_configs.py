@@ -139,6 +139,23 @@ def test_probe_learns_its_labels(name: str, classes: int, tmp_path: Path) -> Non
     )
 
 
+def test_plain_tokenizer_differs_in_merging_and_teacher_alone() -> None:
+    """The baseline has the recipe of G+R, so that it is no straw man."""
+    plain, merging = (
+        Config.fromfile(CONFIGS / 'emoji' / f'{name}.py')
+        for name in ('vq_emoji', 'mergevq_g+r_emoji')
+    )
+    other = {key for key in merging if plain[key] != merging[key]}
+    assert other == {'model'}
+    other = {key for key in merging.model if plain.model[key] != merging.model[key]}
+    assert other == {'neck', 'head', 'target_generator', 'keep', 'test_cfg'}
+    other = {
+        k for k in merging.model.head if plain.model.head[k] != merging.model.head[k]
+    }
+    assert other == {'source', 'alignment'}
+    assert plain.model.head.source is plain.model.head.alignment is None
+
+
 @pytest.mark.slow
 def test_judge_trains(tmp_path: Path) -> None:
     cfg = Config.fromfile(CONFIGS / 'emoji' / 'judge_emoji.py')

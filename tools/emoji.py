@@ -13,18 +13,12 @@ import json
 import os
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import one_command as shared
-from emoji_pictures import (
-    group_page,
-    image_tensor,
-    interpolation_page,
-    neighbours,
-    token_page,
-)
+from emoji_measurements import LITES, probe, vendors_distance
+from emoji_pictures import group_page, interpolation_page, neighbours, token_page
 from one_command import ROOT, Clock, Plan, hours, run_tool
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
@@ -32,9 +26,7 @@ import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from mmengine.config import Config
-    from torch import nn
 
     from mergevq_mm.models.generators.code_generator import CodeGenerator
 
@@ -76,15 +68,15 @@ PLAN = Plan(
 )
 TOKENIZER_PHASES = ('data', 'training', 'evaluation', 'probe')
 WORK_DIR = 'work_dirs/emoji'
-LITES = ('lite0', 'lite2')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         '--work-dir',
-        help=f'Defaults to {WORK_DIR}, with --short to {WORK_DIR}_short; what an '
-        'earlier run left there is replaced',
+        help=f'Defaults to {WORK_DIR}, with --short to {WORK_DIR}_short, and with '
+        '--tokenizer to a folder of its name; what an earlier run left there is '
+        'replaced',
     )
     parser.add_argument(
         '--short',
@@ -101,6 +93,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'in its place goes on with the generators',
     )
     parser.add_argument(
+        '--tokenizer',
+        metavar='CONFIG',
+        default=PLAN.tokenizer,
+        help='train and measure that of another config, such as '
+        'configs/emoji/mergevq_r_emoji.py; ends as --tokenizer-only',
+    )
+    parser.add_argument(
         '--seed', type=int, default=0, help='of tokenizer and generators. Default: 0'
     )
     parser.add_argument(
@@ -109,9 +108,32 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='exit with 1 if a number misses what it is to reach',
     )
     args = parser.parse_args(argv)
+    name = WORK_DIR
+    if args.tokenizer != PLAN.tokenizer:
+        if not (ROOT / args.tokenizer).is_file():
+            parser.error(
+                f'--tokenizer={args.tokenizer} is no file; give a config such as '
+                f'{PLAN.tokenizer}'
+            )
+        if args.check:
+            parser.error(
+                f'--check knows what {PLAN.tokenizer} is to reach, not '
+                f'--tokenizer={args.tokenizer}; leave one of the two away'
+            )
+        args.tokenizer_only = True
+        name = f'work_dirs/{Path(args.tokenizer).stem}'
     if args.work_dir is None:
-        args.work_dir = f'{WORK_DIR}{"_short" if args.short else ""}'
+        args.work_dir = f'{name}{"_short" if args.short else ""}'
     return args
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The plan of a command line: its tokenizer, and the minutes that are known."""
+    phases = TOKENIZER_PHASES if args.tokenizer_only else tuple(PLAN.minutes)
+    minutes = {phase: PLAN.minutes[phase] for phase in phases}
+    if args.short or args.tokenizer != PLAN.tokenizer:
+        minutes = {}
+    return replace(PLAN, tokenizer=args.tokenizer, minutes=minutes)
 
 
 def data_root() -> Path:
@@ -135,107 +157,6 @@ def prepare_data(root: Path) -> None:
     targets = root / 'teacher.safetensors'
     if not shared.are_targets_fresh(targets, ROOT / PLAN.tokenizer):
         run_tool('tools/extract_targets.py', PLAN.tokenizer, root, targets)
-
-
-# ------------------------------------------------------------------------ measurements
-
-
-def frozen_network(name: str, root: Path, size: int) -> nn.Module:
-    """An EfficientNet with ImageNet's weights: B×1280 of images brought to a size."""
-    from mergevq_mm.models.target_generators import FrozenTeacher
-
-    network = {
-        'type': 'mmpretrain.TIMMBackbone',
-        'model_name': f'tf_efficientnet_{name}',
-        'init_cfg': {
-            'type': 'Pretrained',
-            'checkpoint': str(root / f'efficientnet_{name}.safetensors'),
-        },
-    }
-    return FrozenTeacher(network, input_size=size).eval()
-
-
-def subgroup_labels(root: Path, datasets: list[dict]) -> list[np.ndarray]:
-    """Sub-group of each image of data sets, by its path."""
-    import numpy as np
-
-    from mergevq_mm.datasets.image_lists import labels_by_list
-    from mergevq_mm.registry import DATASETS
-
-    found = []
-    for config in datasets:
-        dataset = DATASETS.build(config)
-        paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
-        file = root / 'meta' / f'{config["split"]}_subgroups.txt'
-        numbers = labels_by_list(paths, dataset.img_prefix, str(file))
-        found.append(np.array(numbers))
-    return found
-
-
-def probe(
-    cfg: Config, model: nn.Module, root: Path, short: bool
-) -> dict[str, dict[str, float]]:
-    """Linear probes over groups and sub-groups, of encoders and of pixels.
-
-    Args:
-        cfg (Config): Of the tokenizer.
-        model (nn.Module): Trained with it.
-        root (Path): Of the data.
-        short (bool): Whether the probes may stop long before they are good.
-
-    Returns:
-        dict[str, dict]: ``groups`` and ``subgroups``: accuracy on the held-out emoji of
-        each kind of features, in per cent.
-    """
-    from torch.nn.functional import avg_pool2d
-
-    encoder, untrained = model.backbone.eval(), shared.random_encoder(cfg)
-    encoders = {
-        'encoder': partial(shared.token_features, encoder),
-        'encoder_cls': lambda x: encoder.encode(x).cls,
-        'random_encoder': partial(shared.token_features, untrained),
-        'pixels': lambda x: avg_pool2d(x, 4).flatten(1),  # 16×16
-        # At the encoder's 64 px, and enlarged to what they rather know.
-        **{
-            f'efficientnet_{name}{ending}': frozen_network(name, root, size)
-            for name in LITES
-            for ending, size in (('', 128), ('_64px', 64))
-        },
-    }
-    datasets = shared.seen_and_held_out(cfg)
-    features = shared.extract(encoders, datasets, model.data_preprocessor)
-    # Wide features need a few hundred iterations, not a thousand.
-    limits = {'penalties': (1e-3, 1e-2, 1e-1), 'max_iter': 200}
-    if short:
-        limits = {'penalties': (1e-2,), 'max_iter': 20}
-    return {
-        'groups': shared.probe(features, **limits),
-        'subgroups': shared.probe(features, subgroup_labels(root, datasets), **limits),
-    }
-
-
-def vendors_distance(cfg: Config) -> float:
-    """Fréchet distance of the held-out emoji of one vendor to those of the other.
-
-    What two pictures of the same emoji by two artists are apart, for scale.
-    """
-    import numpy as np
-
-    from mergevq_mm.evaluation.functional import gaussian_distance, gaussian_moments
-    from mergevq_mm.registry import DATASETS, MODELS
-
-    config = cfg.val_dataloader.dataset
-    dataset = DATASETS.build(config)
-    paths = (dataset.get_data_info(i)['img_path'] for i in range(len(dataset)))
-    names = [Path(path).name for path in paths]
-    extractor = MODELS.build(cfg.features)
-    moments = []
-    for vendor in ('google', 'twitter'):
-        chosen = [i for i, name in enumerate(names) if name.startswith(vendor)]
-        batches = [chosen[i : i + 100] for i in range(0, len(chosen), 100)]
-        found = [extractor(image_tensor(config, b)).detach().numpy() for b in batches]
-        moments.append(gaussian_moments(np.concatenate(found)))
-    return float(gaussian_distance(*moments[0], *moments[1]))
 
 
 # ----------------------------------------------------------------------------- the end
@@ -284,12 +205,12 @@ def train_tokenizer(
     """
     from mergevq_mm.visualization import save_png
 
-    work_dir = Path(args.work_dir)
-    cfg = shared.load_config(PLAN, work_dir, args.seed, args.short, args.resume)
+    plan, work_dir = plan_of(args), Path(args.work_dir)
+    cfg = shared.load_config(plan, work_dir, args.seed, args.short, args.resume)
     with clock.phase('training'):
         shared.train(cfg)
     with clock.phase('evaluation'):
-        metrics, model = shared.evaluate(cfg, PLAN)
+        metrics, model = shared.evaluate(cfg, plan)
         shared.keep_reconstructions(work_dir)
         vendors = vendors_distance(cfg)
         held_out = cfg.val_dataloader.dataset
@@ -297,7 +218,8 @@ def train_tokenizer(
         between = interpolation_page(model, held_out, len(names))
         save_png(work_dir / 'interpolation.png', between)
     with clock.phase('probe'):
-        accuracy = probe(cfg, model, data_root(), args.short)
+        networks = LITES if args.tokenizer == PLAN.tokenizer else ()
+        accuracy = probe(cfg, model, data_root(), args.short, networks)
     keeps = list(cfg.model.test_cfg.keep)
     kinds = {'reconstruction': 'recon', 'codebook': 'codebook'}
     return cfg, {
@@ -366,16 +288,15 @@ def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
     work_dir = Path(args.work_dir)
-    phases = TOKENIZER_PHASES if args.tokenizer_only else tuple(PLAN.minutes)
-    minutes = {} if args.short else {phase: PLAN.minutes[phase] for phase in phases}
-    clock = Clock(replace(PLAN, minutes=minutes))
+    plan = plan_of(args)
+    clock = Clock(plan)
     if not args.resume:
         try:
-            shared.clear(work_dir, PLAN)
+            shared.clear(work_dir, plan)
         except ValueError as error:
             sys.exit(f'error: {error}')
-    if minutes:
-        total = hours(sum(minutes.values()))
+    if plan.minutes:
+        total = hours(sum(plan.minutes.values()))
         print(f'[emoji] estimated: {total} on two cores; --resume goes on later.')
     summary = run(args, clock)
     print(json.dumps(summary, indent=2))
@@ -384,7 +305,7 @@ def main() -> None:
         '[emoji] wrote summary.json, tokens.png, interpolation.png, '
         f'reconstructions.png{drawn} into {work_dir}'
     )
-    missed = shortfalls(summary)
+    missed = shortfalls(summary) if args.tokenizer == PLAN.tokenizer else []
     for sentence in missed:
         print(f'[emoji] {sentence}')
     if args.check and missed:

@@ -100,6 +100,38 @@ def test_emoji_keeps_what_is_measured(
     )
 
 
+OTHER = 'configs/emoji/mergevq_r_emoji.py'
+
+
+def test_emoji_trains_another_tokenizer_alone() -> None:
+    args = emoji.parse_args(['--tokenizer', OTHER])
+    assert args.tokenizer_only and args.work_dir == 'work_dirs/mergevq_r_emoji'
+    plan = emoji.plan_of(args)
+    assert plan.tokenizer == OTHER and not plan.minutes  # another's time is not known
+    short = emoji.parse_args(['--tokenizer', OTHER, '--short'])
+    assert short.work_dir == 'work_dirs/mergevq_r_emoji_short'
+    own = emoji.parse_args(['--tokenizer', emoji.PLAN.tokenizer])
+    assert not own.tokenizer_only and own.work_dir == 'work_dirs/emoji'
+    assert emoji.plan_of(own) == emoji.PLAN
+    alone = emoji.plan_of(emoji.parse_args(['--tokenizer-only']))
+    assert tuple(alone.minutes) == emoji.TOKENIZER_PHASES
+
+
+@pytest.mark.parametrize(
+    'flags, text',
+    [
+        (['--tokenizer', 'configs/emoji/r.py'], '--tokenizer=configs/emoji/r.py is no'),
+        (['--tokenizer', OTHER, '--check'], f'not --tokenizer={OTHER}; leave one'),
+    ],
+)
+def test_emoji_names_a_tokenizer_that_it_cannot_take(
+    flags: list[str], text: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        emoji.parse_args(flags)
+    assert text in capsys.readouterr().err
+
+
 def test_plans_name_files_that_are_there() -> None:
     for plan in (emoji.PLAN, quickstart.PLAN):
         files = (plan.tokenizer, plan.classifier, *plan.generators.values())
