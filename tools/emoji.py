@@ -1,6 +1,6 @@
 """Colour in one command: a MergeVQ (G+R) of emoji, then generators on its codes.
 
-Everything runs on two CPU cores without a network: 4,230 labelled emoji of 64 px, and
+Everything runs on two CPU cores without a network: 4,087 labelled emoji of 64 px, and
 an EfficientNet-Lite2 with real ImageNet weights as teacher, perceptual network, judge
 and Fréchet features. Writes ``summary.json`` and PNG pictures into the work directory.
 The data lie in data/emoji, or in the folder that MERGEVQ_EMOJI names.
@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import one_command as shared
 from emoji_measurements import LITES, probe, vendors_distance
 from emoji_pictures import group_page, interpolation_page, neighbours, token_page
-from one_command import ROOT, Clock, Plan, hours, run_tool
+from one_command import ROOT, Plan, run_tool
+from one_command_clock import Clock, hours
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 
@@ -48,7 +49,7 @@ PLAN = Plan(
         'neighbours.png',
         'drawn_*.png',
     ),
-    few={'train': range(0, 3668, 24), 'val': range(0, 562, 6)},
+    few={'train': range(0, 3523, 23), 'val': range(0, 564, 6)},
     few_everywhere=True,
     flip=True,
     minutes={
@@ -109,6 +110,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     name = WORK_DIR
+    args.tokenizer = os.path.relpath(ROOT / args.tokenizer, ROOT)
     if args.tokenizer != PLAN.tokenizer:
         if not (ROOT / args.tokenizer).is_file():
             parser.error(
@@ -136,19 +138,46 @@ def plan_of(args: argparse.Namespace) -> Plan:
     return replace(PLAN, tokenizer=args.tokenizer, minutes=minutes)
 
 
+def check_tokenizer(path: str) -> None:
+    """Refuse a config that this command cannot train and measure.
+
+    Raises:
+        ValueError: If it is not of a tokenizer on the emoji.
+    """
+    from mergevq_mm.utils.config import load_config
+
+    cfg = load_config(str(ROOT / path))
+    wanted = load_config(str(ROOT / PLAN.tokenizer))
+    if cfg.model.type != wanted.model.type or 'features' not in cfg:
+        raise ValueError(
+            f'--tokenizer={path} is no tokenizer of the emoji; give a config that '
+            f'inherits from {PLAN.tokenizer}.'
+        )
+
+
 def data_root() -> Path:
-    """Where the emoji lie."""
-    return Path(os.environ.get('MERGEVQ_EMOJI', 'data/emoji'))
+    """Where the emoji lie.
+
+    Raises:
+        ValueError: If the variable is set to nothing.
+    """
+    folder = os.environ.get('MERGEVQ_EMOJI', 'data/emoji')
+    if not folder:
+        raise ValueError(
+            "MERGEVQ_EMOJI='' names no folder; unset it for data/emoji, or name one."
+        )
+    return Path(folder)
 
 
 def prepare_data(root: Path) -> None:
     """Write emoji, the weights of two networks and the teacher's targets, each once.
 
+    The targets are of the training images: held-out ones do not shape their scale.
+
     Args:
         root (Path): Where to.
     """
-    if not (root / 'README.md').is_file():
-        run_tool('tools/dataset_converters/emoji.py', '--out-dir', root)
+    run_tool('tools/dataset_converters/emoji.py', '--out-dir', root)
     for name in LITES:
         file = root / f'efficientnet_{name}.safetensors'
         if not file.is_file():
@@ -156,7 +185,7 @@ def prepare_data(root: Path) -> None:
             run_tool(tool, file, '--variant', name)
     targets = root / 'teacher.safetensors'
     if not shared.are_targets_fresh(targets, ROOT / PLAN.tokenizer):
-        run_tool('tools/extract_targets.py', PLAN.tokenizer, root, targets)
+        run_tool('tools/extract_targets.py', PLAN.tokenizer, root / 'train', targets)
 
 
 # ----------------------------------------------------------------------------- the end
@@ -220,7 +249,7 @@ def train_tokenizer(
     with clock.phase('probe'):
         networks = LITES if args.tokenizer == PLAN.tokenizer else ()
         accuracy = probe(cfg, model, data_root(), args.short, networks)
-    keeps = list(cfg.model.test_cfg.keep)
+    keeps = shared.measured_keeps(metrics)
     kinds = {'reconstruction': 'recon', 'codebook': 'codebook'}
     return cfg, {
         'keep': keeps,
@@ -289,12 +318,13 @@ def main() -> None:
     os.chdir(ROOT)
     work_dir = Path(args.work_dir)
     plan = plan_of(args)
-    clock = Clock(plan)
-    if not args.resume:
-        try:
-            shared.clear(work_dir, plan)
-        except ValueError as error:
-            sys.exit(f'error: {error}')
+    try:
+        data_root()
+        check_tokenizer(args.tokenizer)
+        shared.clear(work_dir, plan, args.resume)
+    except ValueError as error:
+        sys.exit(f'error: {error}')
+    clock = Clock(plan, work_dir)
     if plan.minutes:
         total = hours(sum(plan.minutes.values()))
         print(f'[emoji] estimated: {total} on two cores; --resume goes on later.')

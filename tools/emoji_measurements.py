@@ -14,13 +14,14 @@ import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from mmengine.config import Config
     from torch import nn
 
 LITES = ('lite0', 'lite2')
 
 
-def frozen_network(name: str, root: Path, size: int) -> nn.Module:
+def frozen_network(name: str, root: Path, size: int, device: torch.device) -> nn.Module:
     """An EfficientNet with ImageNet's weights: B×1280 of images brought to a size."""
     from mergevq_mm.models.target_generators import FrozenTeacher
 
@@ -32,7 +33,7 @@ def frozen_network(name: str, root: Path, size: int) -> nn.Module:
             'checkpoint': str(root / f'efficientnet_{name}.safetensors'),
         },
     }
-    return FrozenTeacher(network, input_size=size).eval()
+    return FrozenTeacher(network, input_size=size).to(device).eval()
 
 
 def subgroup_labels(root: Path, datasets: list[dict]) -> list[np.ndarray]:
@@ -75,7 +76,8 @@ def probe(
     """
     from torch.nn.functional import avg_pool2d
 
-    encoder, untrained = model.backbone.eval(), shared.random_encoder(cfg)
+    device = model.data_preprocessor.device
+    encoder, untrained = model.backbone.eval(), shared.random_encoder(cfg, device)
     encoders = {
         'encoder': partial(shared.token_features, encoder),
         'encoder_cls': lambda x: encoder.encode(x).cls,
@@ -83,7 +85,7 @@ def probe(
         'pixels': lambda x: avg_pool2d(x, 4).flatten(1),  # 16×16
         # At the encoder's 64 px, and enlarged to what they rather know.
         **{
-            f'efficientnet_{name}{ending}': frozen_network(name, root, size)
+            f'efficientnet_{name}{ending}': frozen_network(name, root, size, device)
             for name in networks
             for ending, size in (('', 128), ('_64px', 64))
         },

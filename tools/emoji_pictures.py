@@ -79,7 +79,9 @@ def interpolation_page(model: MergeVQ, config: dict, groups: int) -> np.ndarray:
         image_tensor(config, [int(found[len(found) * part // 3]) for found in members])
         for part in (1, 2)
     ]
-    between = interpolate(model, *(end * 2 - 1 for end in ends), SHARES) / 2 + 0.5
+    device = model.data_preprocessor.device
+    between = interpolate(model, *((end * 2 - 1).to(device) for end in ends), SHARES)
+    between = between.cpu() / 2 + 0.5
     page = torch.cat([ends[0][None], between, ends[1][None]])  # columns first
     images = [to_uint8(image) for image in page.transpose(0, 1).flatten(0, 1)]
     return sample_grid(images, len(page), ZOOM)

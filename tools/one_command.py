@@ -7,20 +7,22 @@ one_command_generator.py.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from one_command_clock import SECONDS
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from mmengine.config import Config
     from torch import Tensor, nn
 
@@ -67,15 +69,17 @@ class Plan:
         return f'.{self.name}'
 
 
-# ------------------------------------------------------------------- folder and clock
+# ------------------------------------------------------------------------- folder
 
 
-def clear(work_dir: Path, plan: Plan) -> None:
+def clear(work_dir: Path, plan: Plan, resume: bool = False) -> None:
     """Remove what an earlier run left: its parts belong to its tokenizer.
 
     Args:
         work_dir (Path): Folder of the run.
         plan (Plan): Whose.
+        resume (bool): Whether to go on with that run: nothing is removed. Defaults to
+            False.
 
     Raises:
         ValueError: If the folder holds something that no such run has written.
@@ -86,10 +90,11 @@ def clear(work_dir: Path, plan: Plan) -> None:
             f'work-dir="{work_dir}" holds files of something else; give a folder that '
             f'is new, empty or of an earlier {plan.name}.'
         )
-    for name in (*PARTS, *plan.generators):
-        shutil.rmtree(work_dir / name, ignore_errors=True)
-    for name in ('epoch_*.pth', 'last_checkpoint', 'summary.json', *plan.pictures):
-        for path in work_dir.glob(name):
+    if not resume:
+        for name in (*PARTS, *plan.generators):
+            shutil.rmtree(work_dir / name, ignore_errors=True)
+        files = ('*.pth', 'last_checkpoint', 'summary.json', SECONDS, *plan.pictures)
+        for path in (path for name in files for path in work_dir.glob(name)):
             path.unlink()
     work_dir.mkdir(parents=True, exist_ok=True)
     mark.write_text(
@@ -105,68 +110,15 @@ def keep_reconstructions(work_dir: Path) -> None:
         shutil.copy(newest, work_dir / 'reconstructions.png')
 
 
-def time_left(
-    minutes: Mapping[str, float], seconds: Mapping[str, float]
-) -> tuple[float, float]:
-    """What is done of a plan, and how long the rest takes at the pace so far.
-
-    Args:
-        minutes (Mapping[str, float]): Phase to what it takes on two cores.
-        seconds (Mapping[str, float]): Phase to what it took, of those that are done.
-
-    Returns:
-        tuple[float, float]: Share that is done, in [0, 1], and minutes left.
-    """
-    total = sum(minutes.values())
-    done = sum(minutes.get(name, 0.0) for name in seconds)
-    # A phase that was there already says nothing of the pace, nor do small ones alone.
-    real = [n for n, s in seconds.items() if s > 6 * minutes.get(n, float('inf'))]
-    known = sum(minutes[name] for name in real)
-    took = sum(seconds[name] for name in real) / 60
-    pace = took / known if known > total / 10 else 1.0
-    return done / total, pace * (total - done)
-
-
-def hours(minutes: float) -> str:
-    """A duration for a reader: '2 h 40 min', '7 min'."""
-    whole = max(1, round(minutes))
-    text = f'{whole % 60} min'
-    return f'{whole // 60} h {text}' if whole >= 60 else text
-
-
-class Clock:
-    """Seconds of each phase of a run, and the time left where the plan knows it.
-
-    Args:
-        plan (Plan): Of the run.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self.name = plan.name
-        self.minutes = plan.minutes
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Announce a phase and time it."""
-        print(f'[{self.name}] {name} ...{self._left()}', flush=True)
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 1)
-        print(f'[{self.name}] {name}: {self.seconds[name]:.0f} s', flush=True)
-
-    def _left(self, cells: int = 20) -> str:
-        """A bar and the time left."""
-        if not self.minutes:
-            return ''
-        share, left = time_left(self.minutes, self.seconds)
-        full = round(cells * share)
-        return f' [{"#" * full}{"." * (cells - full)}] {hours(left)} left in all'
-
-
 def run_tool(*arguments: object) -> None:
-    """Run one of the project's own command-line tools."""
-    subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, check=True)
+    """Run one of the project's own command-line tools; where it fails, end as it did.
+
+    Raises:
+        SystemExit: If the tool fails: it has said why.
+    """
+    ended = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT)
+    if ended.returncode:
+        sys.exit(ended.returncode)
 
 
 def are_targets_fresh(path: Path, config: str | Path) -> bool:
@@ -271,6 +223,12 @@ def evaluate(cfg: Config, plan: Plan) -> tuple[dict[str, float], nn.Module]:
     return runner.test(), runner.model
 
 
+def measured_keeps(metrics: Mapping[str, float]) -> list[int]:
+    """The numbers of tokens that metrics are of, ascending."""
+    found = (re.match(r'recon/K(\d+)/', name) for name in metrics)
+    return sorted({int(match[1]) for match in found if match})
+
+
 def by_keep(
     metrics: Mapping[str, float], prefix: str, keeps: Sequence[int]
 ) -> dict[str, dict[str, float]]:
@@ -296,8 +254,8 @@ def token_features(encoder: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([merged.cls, merged.tokens.mean(dim=1)], dim=1)
 
 
-def random_encoder(cfg: Config) -> nn.Module:
-    """The encoder of a config as its training starts."""
+def random_encoder(cfg: Config, device: torch.device) -> nn.Module:
+    """The encoder of a config as its training starts, on a device."""
     import torch
 
     from mergevq_mm.registry import MODELS
@@ -306,7 +264,7 @@ def random_encoder(cfg: Config) -> nn.Module:
     encoder = MODELS.build(cfg.model.backbone)
     if cfg.model.backbone.get('init_cfg'):
         encoder.init_weights()
-    return encoder.eval()
+    return encoder.to(device).eval()
 
 
 def seen_and_held_out(cfg: Config) -> list[dict]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from one_command import ROOT, Clock, Plan, for_test, read_config, run_tool, train
+from one_command import ROOT, Plan, for_test, read_config, run_tool, train
+from one_command_clock import Clock
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 
@@ -238,7 +239,7 @@ def measure_speed(model: MergeAR, number: int, turns: int) -> dict[str, Any]:
     from mergevq_mm.models.generators.generation_request import seeds_of
 
     model.eval()
-    labels = torch.arange(number) % model.num_classes
+    labels = torch.arange(number, device=model.device) % model.num_classes
     common = {k: v for k, v in model.sample_cfg.items() if k not in ('keep', 'seed')}
     keep = model.sample_cfg.get('keep', model.keep_sampler.target)
     ways = {cache: {**common, 'cache': cache} for cache in CACHES}

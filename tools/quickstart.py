@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import one_command as shared
-from one_command import ROOT, Clock, Plan, run_tool
+from one_command import ROOT, Plan, run_tool
+from one_command_clock import Clock
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 
@@ -82,9 +83,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def clear(work_dir: Path) -> None:
+def clear(work_dir: Path, resume: bool = False) -> None:
     """Remove what an earlier quickstart left; refuse a folder of something else."""
-    shared.clear(work_dir, PLAN)
+    shared.clear(work_dir, PLAN, resume)
 
 
 def prepare_data() -> None:
@@ -103,7 +104,7 @@ def probe(cfg: Config, model: nn.Module) -> dict[str, float]:
     Returns:
         dict[str, float]: Accuracy on the held-out digits, in per cent.
     """
-    untrained = shared.random_encoder(cfg)
+    untrained = shared.random_encoder(cfg, model.data_preprocessor.device)
     encoders = {
         'encoder': partial(shared.token_features, model.backbone.eval()),
         'encoder_cls': lambda x: model.backbone.encode(x).cls,
@@ -140,14 +141,13 @@ def generate(work_dir: Path, args: argparse.Namespace, clock: Clock) -> dict:
 
 
 def summarise(
-    cfg: Config,
     metrics: dict[str, float],
     accuracy: dict,
     generation: dict,
     seconds: dict,
 ) -> dict:
     """Sort the numbers under the names that ``summary.json`` has."""
-    keeps = list(cfg.model.test_cfg.keep)
+    keeps = shared.measured_keeps(metrics)
     return {
         'keep': keeps,
         'reconstruction': shared.by_keep(metrics, 'recon', keeps),
@@ -204,12 +204,11 @@ def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
     work_dir = Path(args.work_dir)
-    clock = Clock(PLAN)
-    if not args.resume:
-        try:
-            clear(work_dir)
-        except ValueError as error:
-            sys.exit(f'error: {error}')
+    try:
+        clear(work_dir, args.resume)
+    except ValueError as error:
+        sys.exit(f'error: {error}')
+    clock = Clock(PLAN, work_dir)
     with clock.phase('data'):
         prepare_data()
     cfg = shared.load_config(PLAN, work_dir, args.seed, args.short, args.resume)
@@ -221,7 +220,7 @@ def main() -> None:
     with clock.phase('probe'):
         accuracy = probe(cfg, model)
     generation = generate(work_dir, args, clock)
-    summary = summarise(cfg, metrics, accuracy, generation, clock.seconds)
+    summary = summarise(metrics, accuracy, generation, clock.seconds)
     (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
     print(json.dumps(summary, indent=2))
     print(

@@ -79,7 +79,8 @@ val_evaluator = dict(
         dict(type='mergevq_mm.GenerationStatistics', fake_nums=900),
     ],
 )
-# The judge of the groups, trained by judge_emoji.py on images of 64 px.
+# The judge of the groups, trained by judge_emoji.py, which enlarges
+# them to 96 px.
 judge = dict(
     type='mmpretrain.ImageClassifier',
     backbone=dict(type='mmpretrain.TIMMBackbone', model_name='tf_efficientnet_lite2'),

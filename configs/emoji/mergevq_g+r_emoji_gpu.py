@@ -1,5 +1,5 @@
-# The MergeVQ (G+R) of the emoji for one GPU: four times as wide, twice as deep, larger
-# batches and more of them.
+# The MergeVQ (G+R) of the emoji for one GPU: convolutions four times and tokens 2.7
+# times as wide, twice as deep, larger batches and more of them.
 #
 #   python tools/train.py configs/emoji/mergevq_g+r_emoji_gpu.py --fast
 #

