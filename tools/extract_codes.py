@@ -260,10 +260,9 @@ def prepare(
         device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     tokenizer = FrozenTokenizer(cfg.get('model') or {}, args.checkpoint)
     use_graphs(tokenizer.to(device).network)
-    keeps, budget = args.keep, budget_of(args, keeps=args.keep)
-    if budget is not None:
-        keeps = tokenizer.candidates(budget)
-    elif keeps is None:
+    budget = budget_of(args, keeps=args.keep)
+    keeps = tokenizer.candidates(budget) if budget else args.keep
+    if keeps is None:
         target = cfg.model.get('keep') or tokenizer.length
         keeps = [target if isinstance(target, int) else target['target']]
     data_cfg = dataset_config(cfg, args.split, args.views)
@@ -283,7 +282,8 @@ def prepare(
         flips=1 + args.flip,
         classes=classes,
         source=source,
-        budget='' if budget is None else str(budget),
+        budget=str(budget or ''),
+        batch_size=args.batch_size if budget and budget.mean else 0,
     )
     encode = make_encoder(cfg, tokenizer, header, device, budget)
     encode(default_collate([dataset[0]]))  # what does not fit fails before it is begun

@@ -22,7 +22,7 @@ from extract_codes import READS, dataset_config, progress
 from mmengine.config import Config, DictAction
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
-from mergevq_mm.cli.keep_arguments import add_budget, budget_of
+from mergevq_mm.cli.keep_arguments import add_budget, budget_of, keep_of
 from mergevq_mm.utils import config as config_utils
 from mergevq_mm.utils.config_options import merge_options
 
@@ -54,20 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=DictAction,
         help='settings of the config to override, as key=value',
     )
-
-
-def keep_of(text: str) -> int | float | None:
-    """A number of tokens, a share of them, or 'all'.
-
-    Args:
-        text (str): From the command line.
-
-    Returns:
-        int | float | None: For the encoder.
-    """
-    if text == 'all':
-        return None
-    return float(text) if '.' in text else int(text)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -224,7 +210,7 @@ def run(args: argparse.Namespace) -> None:
     keep = budget_of(args) or args.keep
     rows = extract(read_config(args), args.split, args.features, keep, args)
     classes = rows.pop('classes')
-    keep = 'all' if keep is None else str(keep)
+    keep = 'all' if str(keep) in ('None', '1.0') else str(keep)
     metadata = {
         'config': str(args.config),
         'checkpoint': str(args.checkpoint),

@@ -88,8 +88,8 @@ class ReconstructionInferencer(ImageInferencer):
             for image in inputs
         ]
         asked: dict[int | Budget, list[str]] = {}
-        for k in keeps:
-            asked.setdefault(self.read_keep(k, grid), []).append(_keep_name(k))
+        for k, name in zip(keeps, _keep_names(keeps)):
+            asked.setdefault(self.read_keep(k, grid), []).append(name)
         for one, names in asked.items():
             merged = encode_ragged(parts, images, one, embedded)
             for tokens, (rows, part) in merged.parts.items():
@@ -267,15 +267,29 @@ class FeatureInferencer(ImageInferencer):
         ]
 
 
+def _keep_names(keeps: Sequence[int | float | Budget | None]) -> list[str]:
+    """What somebody has asked for, as names of folders: another for each request."""
+    alike: dict[str, list[Any]] = {}
+    names = []
+    for keep in keeps:
+        name = _keep_name(keep)
+        others = alike.setdefault(name, [])
+        if keep not in others:
+            others.append(keep)
+        number = others.index(keep) + 1
+        names.append(name if number == 1 else f'{name}_{number}')
+    return names
+
+
 def _keep_name(keep: int | float | Budget | None) -> str:
-    """What somebody has asked for, as a name of a folder."""
+    """A request in a word; of budgets not the K to choose from."""
     from mergevq_mm.models.utils.budget import Budget
 
     if keep is None:
         return 'own_K'
     if isinstance(keep, Budget):
         name, value = keep.aim
-        return f'{name}{value:g}'
+        return f'{name}{value:g}' + (f'_{keep.by}' if keep.by else '')
     return 'all' if isinstance(keep, float) and keep == 1 else f'K{keep:g}'
 
 

@@ -57,6 +57,8 @@ class CodesHeader:
             the length of each file in bytes.
         budget (str): What gave each image its K; '' where all have been encoded at
             each K. Defaults to ''.
+        batch_size (int): Images that a mean of the budget was spent on together; 0
+            where there is none, or it is not known. Defaults to 0.
     """
 
     version: int
@@ -71,6 +73,7 @@ class CodesHeader:
     source: str
     shards: tuple[dict[str, Any], ...]
     budget: str = ''
+    batch_size: int = 0
 
     @property
     def length(self) -> int:
@@ -201,6 +204,7 @@ def _wrong_field(header: CodesHeader) -> str | None:
     right = {
         'budget': type(header.budget) is str
         and bool(header.budget) == (header.version == RAGGED),
+        'batch_size': whole(header.batch_size, 0, 2**40),
         'fingerprint': type(header.fingerprint) is str,
         'bits': whole(header.bits, 1, 31),
         'split': all(whole(n, 1, 31) for n in header.split)

@@ -49,7 +49,8 @@ def start_codes(root: str | os.PathLike, header: CodesHeader) -> None:
                 f'{HEADER}; give a new or empty folder.'
             )
         # Without a budget as it was before there were any, for those who read it.
-        about = {k: v for k, v in asdict(header).items() if k != 'budget' or v}
+        later = ('budget', 'batch_size')
+        about = {k: v for k, v in asdict(header).items() if k not in later or v}
         content = json.dumps(about, indent=1).encode()
         own = root / f'{HEADER}.{uuid.uuid4().hex}'  # another process may write, too
         write_atomically(content, own)
@@ -57,7 +58,8 @@ def start_codes(root: str | os.PathLike, header: CodesHeader) -> None:
     before = read_header(root)
     for field in fields(header):
         old, value = getattr(before, field.name), getattr(header, field.name)
-        if old != value:
+        unknown = field.name == 'batch_size' and not old  # of before it was noted
+        if old != value and not unknown:
             raise ValueError(
                 f'out="{root}" was begun with {field.name}={_short(old)}, not '
                 f'{_short(value)}; give another folder, or the same arguments.'
@@ -160,11 +162,11 @@ def code_rows(
             for keep, (index, group, _) in zip(header.keeps, found, strict=True)
             for name, values in (('index', index), ('group', group))
         }
-    keeps, most = tokenizer.choose_keeps(images, budget), max(header.keeps)
-    own = tokenizer.encode(both, keeps * header.flips)
+    most = max(header.keeps)
+    own = tokenizer.encode(both, budget, views=header.flips)
     index = own.map(lambda one: F.pad(one.index, (0, most - one.index.shape[1])))
     return {
-        'keep': np.asarray(keeps),
+        'keep': np.asarray(own.keeps[: len(images)]),
         'index': row(index.join()),
         'group': row(own.map(lambda one: one.group).join()),
     }

@@ -146,6 +146,9 @@ class MergeVQCodes(Dataset):
         """
         return int(self._own_keeps[self._order[idx]])
 
+    def full_init(self) -> None:
+        """Nothing is left to read; mmengine's wrappers of data sets ask for it."""
+
     def present_classes(self) -> list[int]:
         """Classes that have a sample; others are only named.
 

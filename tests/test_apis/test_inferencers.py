@@ -105,11 +105,32 @@ def test_a_budget_names_its_folder(model: MergeVQ, tmp_path: Path) -> None:
     asked = [Budget(mean=9.0, keeps=[9], by='similarity'), 9, 24]
     first, second = infer([PIXELS, PIXELS[::-1].copy()], keep=asked, out_dir=tmp_path)
     assert list(first['reconstructions']) == list(second['reconstructions']) == [9, 24]
-    assert first['reconstructions'][9]['asked'] == ['mean9', 'K9']
+    assert first['reconstructions'][9]['asked'] == ['mean9_similarity', 'K9']
     folders = {folder.name for folder in tmp_path.iterdir() if folder.is_dir()}
-    assert folders == {'mean9', 'K9', 'K24'}
+    assert folders == {'mean9_similarity', 'K9', 'K24'}
     for image in (tmp_path / 'K9').iterdir():
-        assert (tmp_path / 'mean9' / image.name).read_bytes() == image.read_bytes()
+        other = tmp_path / 'mean9_similarity' / image.name
+        assert other.read_bytes() == image.read_bytes()
+
+
+def test_no_two_budgets_have_one_folder(model: MergeVQ, tmp_path: Path) -> None:
+    """What only the signal, the K to choose from or many digits tell apart."""
+    asked = [
+        Budget(mean=12, keeps=[9]),
+        Budget(mean=12, keeps=[12]),
+        Budget(mean=12, by='similarity', keeps=[7]),
+        Budget(psnr=1.0),
+        Budget(psnr=1.0000001),
+        Budget(mean=12, keeps=[12]),
+    ]
+    infer = _quiet('ReconstructionInferencer', model)
+    images = [PIXELS, PIXELS[::-1].copy()]
+    first = infer(images, keep=asked, out_dir=tmp_path)[0]['reconstructions']
+    names = {'mean12', 'mean12_2', 'mean12_similarity', 'psnr1', 'psnr1_2'}
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == names
+    for name, keep in (('mean12', 9), ('mean12_2', 12), ('mean12_similarity', 7)):
+        file = tmp_path / name / 'image00000.png'
+        assert np.array_equal(Image.open(file), first[keep]['image'])
 
 
 def test_default_keep_is_the_models_share(model: MergeVQ) -> None:

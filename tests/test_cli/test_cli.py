@@ -169,7 +169,7 @@ def test_a_budget(
         assert 6 <= int(re.search(r'cat.*: .*K = (\d+), ', out)[1]) <= 9
         assert _fails(*words, '--mean-tokens', '2') == (
             'error: mean=2 of a budget is less than the 6 tokens that an image has at '
-            'least; give more, or keeps with a smaller K.'
+            'least; give 6 or more.'
         )
         assert _fails(*words, '--keep', '8', '--min-psnr', '20') == (
             'error: --keep and --min-psnr contradict each other; leave one out.'

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tiny_mergevq import LENGTH, SIZE, build_model
+from tiny_mergevq import LENGTH, SIZE, build_model, model_cfg
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,9 +18,11 @@ from mergevq_mm.evaluation.functional.image_quality import psnr
 from mergevq_mm.models import MergeVQ
 from mergevq_mm.models.utils.budget import best_at_mean, fewest_that_reach
 from mergevq_mm.models.utils.budget_signals import (
+    encode_ragged,
     merge_similarities,
     similarity_quality,
 )
+from mergevq_mm.models.utils.group_map import first_occurrence
 from mergevq_mm.models.utils.ragged import Ragged, rows_by_keep
 
 KEEPS = [4, 6, 8, 12, 16]
@@ -116,11 +119,29 @@ def test_similarity_is_that_of_the_pairs_that_merge() -> None:
         (dict(similarity=1.5), r'similarity=1.5 .* outside \(-1, 1\]; give a cosine'),
         (dict(mean=8, by='size'), "by='size' .* choose one of psnr, error, similarity"),
         (dict(psnr=20.0, by='psnr'), "by='psnr' of a budget .* leave it out beside"),
+        (
+            dict(mean=np.ones(2)),
+            r'mean=\[1.0, 1.0\] of a budget is no number; give one',
+        ),
+        (dict(mean=12, keeps=8), 'keeps=8 of a budget is no list of numbers .*; give'),
+        (dict(mean=12, keeps='8'), "keeps='8' of a budget is no list of numbers"),
+        (dict(mean=12, keeps=['8']), r"keeps=\['8'\] of a budget is no list of num"),
+        (dict(mean=12, keeps=[]), r'keeps=\[\] of a budget is no list of numbers'),
     ],
 )
 def test_budgets_that_say_nothing_are_refused(given: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Budget(**given)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    """A float is a share whosoever it is, and the header of codes tells it plainly."""
+    share = Budget(mean=np.float32(0.25), keeps=np.array([4, 8]))
+    assert share == Budget(mean=0.25, keeps=(4, 8)) and share.tokens(64) == 16
+    assert str(share) == 'Budget(mean=0.25, keeps=(4, 8))'
+    whole = Budget(mean=np.int64(1), keeps=[np.int64(4), torch.tensor(8)])
+    assert whole.tokens(64) == 1 and whole.keeps == (4, 8)
+    assert str(Budget(psnr=torch.tensor(20.5))) == 'Budget(psnr=20.5)'
 
 
 def test_candidates() -> None:
@@ -134,8 +155,14 @@ def test_candidates() -> None:
     assert Budget(mean=0.25).tokens(64) == 16 and Budget(mean=1.5).tokens(64) == 1.5
     with pytest.raises(ValueError, match=r'keeps=\[2, 8\] .* 4 to 16 tokens that'):
         Budget(mean=8, keeps=[2, 8]).candidates(16, 4)
-    with pytest.raises(ValueError, match='mean=3 of a budget is less than the 4 tok'):
+    # A remedy for the command line, too, which has no keeps.
+    least = (
+        'mean=3 of a budget is less than the 4 tokens that .* at least; give 4 or mo'
+    )
+    with pytest.raises(ValueError, match=least):
         Budget(mean=3).candidates(16, 4)
+    with pytest.raises(ValueError, match='less than the 8 tokens .*; give 8 or more'):
+        Budget(mean=0.25, keeps=[8, 16]).candidates(16, 4)
 
 
 # ------------------------------------------------------------------------- ragged
@@ -153,8 +180,17 @@ def test_ragged_has_the_images_in_order() -> None:
     assert ragged[-1].item() == 4
     doubled = ragged.map(lambda a, b: a + b, ragged)
     assert torch.equal(doubled.join(), 2 * values.unsqueeze(1))
+    # Others go along: a batch of all images, and what all images share.
+    column = values.unsqueeze(1)
+    mixed = ragged.map(lambda a, b, c, d: (a + b) * c + d, column, 2, d=ragged)
+    assert torch.equal(mixed.join(), 5 * column)
     with pytest.raises(IndexError, match='image 5 of a batch of 5'):
         ragged[5]
+    with pytest.raises(ValueError, match=r'shape \(4,\) does not go with the 5 images'):
+        ragged.map(torch.add, values[:4])
+    other = Ragged({k: (r, values[r]) for k, r in rows_by_keep(keeps[::-1]).items()})
+    with pytest.raises(ValueError, match=r'Ragged\(\[4, 2, 8, 4, 8\]\) does not go wi'):
+        ragged.map(torch.add, other)
 
 
 # ------------------------------------------------------------------------ encoding
@@ -187,6 +223,84 @@ def test_images_are_encoded_and_decoded_as_alone(
     torch.testing.assert_close(model.reconstruct(images, keeps), decoded)
     with pytest.raises(ValueError, match='keep has 2 numbers for 5 images; give one'):
         model.encode(images, [4, 8])
+
+
+@torch.no_grad()
+def test_a_map_is_predicted_as_for_each_image_alone(images: Tensor) -> None:
+    """From codes alone, and by what the neck is told of each: its class and places."""
+    torch.manual_seed(0)
+    neck = dict(model_cfg()['neck'], num_classes=4, first_places=True)
+    model = build_model(neck=neck).eval()
+    images, keeps = images[1:], [4, 16, 8, 5, 4]
+    merged, quantized = model.encode(images, keeps)
+    labels = torch.tensor([3, 0, 1, 2, 0])
+    first = merged.map(lambda one: first_occurrence(one.group, one.tokens.shape[1]))
+    told = [{}, dict(labels=labels), dict(labels=labels, first=first)]
+    codes = quantized.map(lambda one: one.codes)
+    index = quantized.map(lambda one: one.index)
+    groups = merged.map(lambda one: one.group)
+    found = {}
+    for name, arguments, kinds in (
+        ('predicted', (merged, None), told),
+        ('of codes', (codes, None, (4, 4)), told),
+        ('true map', (merged, quantized), told[:2]),
+        ('of indices', (index, groups.join(), (4, 4)), told[:2]),
+    ):
+        for also in kinds:
+            decoded, recovered = model.decode(*arguments, **also)
+            found[name, len(also)] = decoded
+            predicted = arguments[1] is None
+            for i in range(5):
+                own = {
+                    k: v[i] if k == 'first' else v[i : i + 1] for k, v in also.items()
+                }
+                group = None if predicted else merged[i].group
+                alone, scores = model.decode(quantized[i].codes, group, (4, 4), **own)
+                close = dict(rtol=0, atol=1e-5)
+                torch.testing.assert_close(decoded[i : i + 1], alone, **close)
+                torch.testing.assert_close(recovered[i].logits, scores.logits, **close)
+    torch.testing.assert_close(found['predicted', 1], found['of codes', 1])
+    torch.testing.assert_close(found['true map', 0], found['of indices', 0])
+    assert not torch.equal(found['predicted', 0], found['predicted', 1])
+    assert not torch.equal(found['predicted', 1], found['predicted', 2])
+    with pytest.raises(ValueError, match=r'shape \(2,\) does not go with the 5 images'):
+        model.decode(merged, None, labels=labels[:2])
+
+
+@torch.no_grad()
+def test_numbers_of_tokens_may_be_a_tensor_or_an_array(
+    model: MergeVQ, images: Tensor
+) -> None:
+    for keeps in (torch.tensor([4, 8]), np.array([4, 8]), [np.int64(4), 8]):
+        assert model.encode(images[:2], keeps)[0].keeps == [4, 8]
+    assert model.encode(images[:2], torch.tensor(4))[0].tokens.shape[1] == 4
+    assert model.encode(images[:2], np.float32(0.5))[0].tokens.shape[1] == 8
+    with pytest.raises(ValueError, match=r'keep=\[4, 8\] is no number of tokens; give'):
+        model.encode(images[:2], torch.tensor([[4, 8]]))
+
+
+@torch.no_grad()
+def test_the_encoder_alone_names_who_takes_a_budget(
+    model: MergeVQ, images: Tensor
+) -> None:
+    for keep in (Budget(mean=8), [4, 8], torch.tensor([4, 8])):
+        with pytest.raises(
+            ValueError, match=r'is no number of tokens; .*model\.encode'
+        ):
+            model.backbone.encode(images[:2], keep)
+
+
+@torch.no_grad()
+def test_views_of_an_image_have_the_k_of_the_first(
+    model: MergeVQ, images: Tensor
+) -> None:
+    parts, budget = SimpleNamespace(**dict(model.named_children())), Budget(mean=8)
+    keeps = model.encode(images, budget)[0].keeps
+    both = torch.cat([images, images.flip(-1)])
+    assert encode_ragged(parts, both, budget, views=2).keeps == keeps * 2
+    assert model.encode(both, budget)[0].keeps != keeps * 2
+    with pytest.raises(ValueError, match='keep has 3 numbers for 3.5 images; give one'):
+        encode_ragged(parts, both[:7], budget, views=2)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from tiny_mergevq import SIZE, build_model, run_cfg, write_images
 
 from mergevq_mm import Budget
 from mergevq_mm.datasets import MergeVQCodes
-from mergevq_mm.models import MergeVQ
+from mergevq_mm.models import MergeVQ, MergeVQEncoder
 from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
 from mergevq_mm.models.utils.budget_signals import psnr_table
 from mergevq_mm.registry import DATASETS
@@ -140,6 +141,52 @@ def test_images_of_a_budget_have_a_keep_each(extract, files, model, tmp_path, ca
         extract(tmp_path / 'codes', '--min-psnr', '99')
     with pytest.raises(SystemExit, match='--mean-tokens and --min-psnr contradict'):
         extract(tmp_path / 'codes', '--min-psnr', '99', '--mean-tokens', '9')
+
+
+@torch.no_grad()
+def test_a_mean_is_that_of_each_batch(extract, files, model, tmp_path, monkeypatch):
+    paths = sorted((files / 'data' / 'train').rglob('*.png'))
+    embed, passes = MergeVQEncoder.embed, []
+    monkeypatch.setattr(
+        MergeVQEncoder, 'embed', lambda self, x: passes.append(len(x)) or embed(self, x)
+    )
+    extract(tmp_path / 'codes', '--mean-tokens', '9')
+    # The first image to see that all fits, then each batch, with its mirror images.
+    assert passes == [2 * number for number in (1, 3, 1, 3, 1, 2)]
+    monkeypatch.undo()
+    budget, keeps = Budget(mean=9, keeps=KEEPS), []
+    for first, end in ((0, 3), (3, 4), (4, 7), (7, 8), (8, 10)):
+        images = torch.cat([centre(path, False) for path in paths[first:end]])
+        keeps += model.encode(images, budget)[0].keeps
+        assert sum(keeps[first:]) <= 9 * (end - first)
+    assert len(set(keeps)) > 1
+    for flip in (False, True):
+        dataset = MergeVQCodes(tmp_path / 'codes', flip_prob=float(flip))
+        assert [dataset.keep_of(i) for i in range(len(dataset))] == keeps
+        for i, path in enumerate(paths):
+            merged, quantized = model.encode(centre(path, flip), keeps[i])
+            assert torch.equal(dataset[i]['inputs']['index'], quantized.index[0])
+            assert torch.equal(dataset[i]['inputs']['group'], merged.group[0])
+
+
+def test_a_mean_is_continued_with_batches_of_one_size(extract, tmp_path):
+    mean, other = ('--mean-tokens', '9'), ('--batch-size', '2')
+    out, file = tmp_path / 'codes', tmp_path / 'codes' / 'codes.json'
+    extract(out, *mean)
+    extract(out, *mean)
+    with pytest.raises(SystemExit, match='begun with batch_size=3, not 2; give anoth'):
+        extract(out, *mean, *other)
+    about = json.loads(file.read_text())
+    assert about.pop('batch_size') == 3
+    file.write_text(json.dumps(about))  # one of before batches were noted
+    assert len(MergeVQCodes(out)) == 10
+    extract(out, *mean, *other)
+    file.write_text(json.dumps({**about, 'batch_size': '3'}))
+    with pytest.raises(ValueError, match="damaged codes.json: batch_size='3' is none"):
+        MergeVQCodes(out)
+    for more in ((), ('--min-psnr', '9')):  # each image for itself
+        extract(tmp_path / f'own{len(more)}', *more)
+        extract(tmp_path / f'own{len(more)}', *more, *other)
 
 
 def test_header_names_the_tokenizer(extract, files, tmp_path):

@@ -16,6 +16,7 @@ from macs_by_hand import encoder_macs
 from PIL import Image
 from tiny_mergevq import DIMS, ENCODER, SIZE, build_model, run_cfg, write_images
 
+from mergevq_mm import Budget
 from mergevq_mm.evaluation import knn_accuracy
 from mergevq_mm.evaluation.feature_files import read_features, write_features
 from mergevq_mm.evaluation.probe import linear_probe
@@ -68,15 +69,19 @@ def given(files: Path, *more: str) -> list[str]:
     return [str(files / 'tiny.py'), str(files / 'tiny.pth'), *more, *loader]
 
 
-def by_hand(model: MergeVQ, path: str, keep: int) -> dict[str, np.ndarray]:
-    """Features of one image, position by position."""
+def by_pixels(path: str) -> torch.Tensor:
+    """An image as the model takes it, 1×3×8×8 in [-1, 1]."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert('RGB'))
     edge = (pixels.shape[0] - SIZE) // 2
     square = pixels[edge : edge + SIZE, edge : edge + SIZE].transpose(2, 0, 1)
-    image = torch.from_numpy(square.copy()).float()[None] / 127.5 - 1
+    return torch.from_numpy(square.copy()).float()[None] / 127.5 - 1
+
+
+def by_hand(model: MergeVQ, path: str, keep: int) -> dict[str, np.ndarray]:
+    """Features of one image, position by position."""
     with torch.no_grad():
-        merged = model.backbone.encode(image, keep)
+        merged = model.backbone.encode(by_pixels(path), keep)
         codes = model.quantizer(merged.tokens).codes
     group = merged.group[0].tolist()
     return {
@@ -101,6 +106,33 @@ def test_features_are_those_of_each_image(
     for i, path in enumerate(rows['path']):
         for name, value in by_hand(model, str(path), keep).items():
             np.testing.assert_allclose(rows[name][i], value, atol=1e-5)
+
+
+def test_a_mean_gives_each_image_its_tokens(
+    tools: Tools, files: Path, model: MergeVQ, tmp_path: Path
+) -> None:
+    """By similarity, as there is no decoder; and not beside a K, which 'all' is."""
+    tool, out = tools.extract_features, tmp_path / 'val.npz'
+    tool.run(tool.parse_args(given(files, str(out), '--mean-tokens', '8')))
+    rows, metadata = read_features(out)
+    assert metadata['keep'] == "Budget(mean=8, by='similarity')"
+    images, keeps = [by_pixels(str(path)) for path in rows['path']], []
+    with torch.no_grad():
+        for batch in (images[:4], images[4:]):
+            budget = Budget(mean=8, by='similarity')
+            keeps += model.encode(torch.cat(batch), budget)[0].keeps
+    assert len(set(keeps)) > 1
+    for i, (path, keep) in enumerate(zip(rows['path'], keeps, strict=True)):
+        for name, value in by_hand(model, str(path), keep).items():
+            np.testing.assert_allclose(rows[name][i], value, atol=1e-5)
+    for keep in ('all', '9'):
+        more = ('--keep', keep, '--mean-tokens', '8')
+        with pytest.raises(
+            ValueError, match='--keep and --mean-tokens contradict each'
+        ):
+            tool.run(tool.parse_args(given(files, str(out), *more)))
+    tool.run(tool.parse_args(given(files, str(out), '--keep', 'all')))
+    assert read_features(out)[1]['keep'] == 'all'
 
 
 def test_share_of_tokens_and_chosen_features(

@@ -360,15 +360,15 @@ def test_resumes_and_collects(
     arguments = ['--methods', *methods, '--seeds', '0', '1', '--out', str(tmp_path)]
     ran = []
 
-    def fake(todo: list, setting: Any, jobs: int) -> list[str]:
+    def fake(todo: list, out: Path, jobs: int) -> list[str]:
         for cell in todo:
             ran.append((cell.data, cell.method, cell.seed))
-            with cells.file_of(cell.folder(tmp_path)) as file:
+            with cells.file_of(cell.folder(out)) as file:
                 file.write_text(json.dumps(made_up(cell.method, cell.seed)))
         return []
 
     monkeypatch.setattr(miniature, 'run_all', fake)
-    monkeypatch.setattr(miniature, 'prepare', lambda args: None)
+    monkeypatch.setattr(miniature, 'prepare', lambda args: args.out)
     with pytest.raises(ValueError, match='no method with all of the seeds'):
         miniature.main([*arguments, '--table-only'])
     assert miniature.main([*arguments, '--data', 'digits', '--seeds', '0']) == 0
@@ -391,6 +391,15 @@ def test_resumes_and_collects(
     content = json.loads((tmp_path / 'miniature.json').read_text())
     assert content['digits']['rows']['G+R']['probe (%)']['values'] == [85, 86]
     assert '## Photographs' in (tmp_path / 'miniature.md').read_text()
+    # Cells of a short run are none of a whole, nor are its tables; and the reverse.
+    words = ['--methods', 'VQ', '--seeds', '2', '--data', 'digits', '--out']
+    for more, number in ((['--short'], 1), ([], 1), (['--short'], 0), ([], 0)):
+        ran.clear()
+        assert miniature.main([*words, str(tmp_path), *more]) == 0
+        assert ran == [('digits', 'VQ', 2)] * number
+        folder = tmp_path / ('short' if more else '')
+        content = json.loads((folder / 'miniature.json').read_text())
+        assert content['short'] == bool(more) and list(content['digits']['rows'])
 
 
 def test_failed_cell_names_its_log(tools: Tools, setting: Any, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from common import run_main
 from reporting import Report
 
 import mergevq_mm  # noqa: F401  (before torchvision and mmpretrain)
+from mergevq_mm.cli.keep_arguments import keep_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from extract_features import (
@@ -32,7 +33,6 @@ from extract_features import (
     add_arguments,
     check_labels,
     extract,
-    keep_of,
     read_config,
 )
 
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns |= {str(k): f'k = {k} (%)|.2f' for k in args.k}
     if args.probe:
         columns['probe'] = 'logistic regression (%)|.2f'
-    keep = 'off' if args.keep is None else f'K = {args.keep}'
+    keep = 'off' if str(args.keep) in ('None', '1.0') else f'K = {args.keep}'
     given = ' (as in the files)' if args.gallery else ''
     report = Report(
         f'k-NN, {len(val["label"])} images against {len(train["label"])}, '

@@ -4,8 +4,8 @@ G, G+R and R, mmpretrain's MAE, a plain VQ tokenizer, an untrained encoder, pixe
 the mean colour, on 5,000 digits, on crops of real photographs and, where it is asked
 for, on emoji. All methods that are trained see the same number of images, but for those
 named 4x; each seed starts from other weights, and on the photographs holds out other
-scenes. Finished cells are kept: the same command goes on
-after a stop. Writes ``miniature.json`` and ``miniature.md``.
+scenes. Finished cells are kept: the same command goes on after a stop. Writes
+``miniature.json`` and ``miniature.md``; a short run has a folder ``short`` to itself.
 
 Examples:
     python tools/benchmarks/miniature.py --jobs 2
@@ -94,7 +94,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--short',
         action='store_true',
-        help='two epochs on a fiftieth of the images, to see that everything runs',
+        help='two epochs on a fiftieth of the images, to see that everything runs; '
+        'in the folder short of --out',
     )
     parser.add_argument(
         '--table-only', action='store_true', help='tables of the cells that are there'
@@ -124,8 +125,7 @@ def prepare(args: argparse.Namespace) -> Setting:
     targets = {str(digits): Path(TARGETS)}
     prepare_data()
     if 'emoji' in args.data:
-        if not (emoji / 'README.md').is_file():
-            run_tool('tools/dataset_converters/emoji.py', '--out-dir', emoji)
+        run_tool('tools/dataset_converters/emoji.py', '--out-dir', emoji)
         targets[str(emoji)] = emoji / 'efficientnet_lite0_stride16.safetensors'
         if not targets[str(emoji)].is_file():
             write_train_targets(emoji, targets[str(emoji)], WEIGHTS)
@@ -326,7 +326,8 @@ def tables(args: argparse.Namespace) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    args.out = args.out.absolute()
+    # Cells of a short run, and what it leaves when it is stopped, are none of a whole.
+    args.out = args.out.absolute() / ('short' if args.short else '')
     failed = []
     if not args.table_only:
         cells = plan(args)

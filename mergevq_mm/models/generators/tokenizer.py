@@ -21,8 +21,8 @@ from ..backbones.mergevq_encoder import MergeVQEncoder
 from ..decoders.mergevq_decoder import MergeVQDecoder
 from ..necks.source_recovery import GroupMapRecovery, SourceRecovery
 from ..quantizers.lfq import LFQ
-from ..utils.budget import Budget
-from ..utils.budget_signals import choose_keeps, encode_ragged
+from ..utils.budget import Budget, plain_numbers
+from ..utils.budget_signals import encode_ragged
 from ..utils.frozen import FrozenModel
 from ..utils.merge_schedule import least_keep
 from ..utils.precision import no_autocast
@@ -133,16 +133,23 @@ class FrozenTokenizer(FrozenModel):
     @overload
     def encode(self, images: Tensor, keep: int | None = None) -> EncodedImages: ...
     @overload
-    def encode(self, images: Tensor, keep: Budget | Sequence[int]) -> Ragged: ...
     def encode(
-        self, images: Tensor, keep: int | Budget | Sequence[int] | None = None
+        self, images: Tensor, keep: Budget | Sequence[int], views: int = 1
+    ) -> Ragged: ...
+    def encode(
+        self,
+        images: Tensor,
+        keep: int | Budget | Sequence[int] | None = None,
+        views: int = 1,
     ) -> EncodedImages | Ragged:
         """Codes and source map of images.
 
         Args:
             images (Tensor): B×3×H×W in [-1, 1], of ``image_size``.
             keep (int | Budget | Sequence[int], optional): K, or what to spend on the
-                batch, or a K for each image. Defaults to None, L.
+                batch, or K of each image, also a tensor. Defaults to None, L.
+            views (int): Of each image, to which a budget gives the same K, see
+                :func:`encode_ragged`. Defaults to 1.
 
         Returns:
             EncodedImages | Ragged: Codes B×K, groups B×L and the grid; ragged where the
@@ -151,35 +158,19 @@ class FrozenTokenizer(FrozenModel):
         Raises:
             ValueError: If the images have another size, or K cannot be reached.
         """
+        keep = plain_numbers(keep)
         if not isinstance(keep, (Budget, Sequence)):
             return self.encode_each(images, [keep])[0]
         parts = self._checked(images)
         with no_autocast(images):
-            merged = encode_ragged(parts, self.normalize(images), keep)
+            images = self.normalize(images)
+            merged = encode_ragged(parts, images, keep, views=views)
             return merged.map(partial(_encoded, parts))
 
     def candidates(self, budget: Budget) -> list[int]:
         """The K that a budget chooses from, see :meth:`Budget.candidates`."""
         layers = self._ready().backbone.num_layers
         return budget.candidates(self.length, least_keep(self.length, layers))
-
-    def choose_keeps(self, images: Tensor, budget: Budget) -> list[int]:
-        """K of each image within a budget, as :meth:`encode` would choose them.
-
-        Args:
-            images (Tensor): B×3×H×W in [-1, 1], of ``image_size``.
-            budget (Budget): What to spend on them.
-
-        Returns:
-            list[int]: B numbers.
-
-        Raises:
-            ValueError: If the images have another size, or a K cannot be reached.
-        """
-        parts = self._checked(images)
-        with no_autocast(images):
-            images = self.normalize(images)
-            return choose_keeps(parts, images, parts.backbone.embed(images), budget)
 
     def encode_each(
         self, images: Tensor, keeps: Sequence[int | None]

@@ -19,7 +19,7 @@ from ..losses.adversarial import LeCAM, hinge_discriminator_loss
 from ..necks.source_recovery import GroupMapRecovery, SourceRecovery
 from ..quantizers.lfq import LFQ
 from ..target_generators.ema_teacher import EMATeacher
-from ..utils.budget import Budget
+from ..utils.budget import Budget, plain_numbers
 from ..utils.budget_signals import encode_ragged
 from ..utils.labels import class_labels
 from ..utils.merge_schedule import clip_removed, merge_schedule, share_schedule
@@ -153,7 +153,7 @@ class MergeVQ(TwoSidedModel):
         Args:
             images (Tensor): B×3×H×W in [-1, 1].
             keep (int | Budget | Sequence[int], optional): K, or what to spend on the
-                batch, or a K for each image. Defaults to None, all tokens.
+                batch, or K of each image, also a tensor. Defaults to None, all tokens.
 
         Returns:
             tuple[MergedTokens, QuantizedTokens] | tuple[Ragged, Ragged]: Tokens with
@@ -164,6 +164,7 @@ class MergeVQ(TwoSidedModel):
         """
         if not self.training:  # what a pipeline makes needs no look at each value
             check_images(images)
+        keep = plain_numbers(keep)
         if isinstance(keep, (Budget, Sequence)):
             merged = encode_ragged(self, images, keep)
             return merged, merged.map(lambda part: self.quantizer(part.tokens))
@@ -180,19 +181,19 @@ class MergeVQ(TwoSidedModel):
         codes: Tensor | MergedTokens | Ragged,
         group: Tensor | QuantizedTokens | Ragged | None,
         grid: tuple[int, int] | None = None,
-        **told: Tensor | None,
+        **told: Tensor | Ragged | None,
     ) -> tuple[Tensor, RecoveredTokens | Ragged]:
         """K codes to images.
 
         Args:
             codes (Tensor | MergedTokens | Ragged): B×K×d in {-1, 1}, or their indices,
-                B×K int64. Or, with the next one, what :meth:`encode` returns.
+                B×K int64. Or, with the next one or None, what :meth:`encode` returns.
             group (Tensor | QuantizedTokens | Ragged, optional): Token of each raster
                 position, B×L int64. With None the neck predicts it.
             grid (tuple[int, int], optional): Rows and columns; that of ``codes`` where
                 these are merged tokens.
-            **told (Tensor, optional): ``labels`` and ``first`` of
-                :class:`SourceRecovery`, for the prediction.
+            **told (Tensor | Ragged, optional): ``labels`` and ``first`` of
+                :class:`SourceRecovery`, for the prediction; ragged where ``codes`` are.
 
         Returns:
             tuple[Tensor, RecoveredTokens]: Images B×3×H×W, and the codes on the grid,
@@ -201,11 +202,13 @@ class MergeVQ(TwoSidedModel):
         Raises:
             ValueError: If they do not say which image they are of.
         """
-        if isinstance(codes, Ragged) and isinstance(group, Ragged):
-            made = codes.map(self.decode, group)
+        if isinstance(codes, Ragged):
+            made = codes.map(self.decode, group, grid, **told)
             return made.map(lambda m: m[0]).join(), made.map(lambda m: m[1])
         if isinstance(codes, MergedTokens) and isinstance(group, QuantizedTokens):
             return self._decode(group.codes, codes.group, codes.grid, **told)
+        if isinstance(codes, MergedTokens) and group is None:
+            grid, codes = codes.grid, self.quantizer(codes.tokens).codes
         if not isinstance(codes, Tensor) or not isinstance(group, (Tensor, type(None))):
             raise ValueError(
                 f'codes of {type(codes).__name__} do not go with group of '
@@ -223,7 +226,7 @@ class MergeVQ(TwoSidedModel):
         codes: Tensor,
         group: Tensor | None,
         grid: tuple[int, int],
-        **told: Tensor | None,
+        **told: Tensor | Ragged | None,
     ) -> tuple[Tensor, RecoveredTokens]:
         recovered: RecoveredTokens = self.neck(codes, group, grid, **told)
         return self.decoder(recovered.tokens, grid), recovered

@@ -13,9 +13,10 @@ one that chooses the number of tokens by image.)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +65,15 @@ class Budget:
     keeps: Sequence[int | float] | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = plain_numbers(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         if len(self._given) != 1:
             raise ValueError(
                 f'{self} has to say one thing; give one of mean, similarity and psnr.'
             )
         name, value = self.aim
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not number or not math.isfinite(value):
+        if not _is_number(value):
             raise ValueError(f'{name}={value!r} of a budget is no number; give one.')
         if name == 'mean' and value <= 0:
             raise ValueError(
@@ -88,7 +91,14 @@ class Budget:
                 f'of {", ".join(SIGNALS)}, and leave it out beside a quality.'
             )
         if self.keeps is not None:
-            object.__setattr__(self, 'keeps', tuple(self.keeps))
+            keeps = self.keeps if isinstance(self.keeps, Iterable) else ()
+            keeps = tuple(map(plain_numbers, keeps))
+            if not keeps or not all(map(_is_number, keeps)):
+                raise ValueError(
+                    f'keeps={self.keeps!r} of a budget is no list of numbers of '
+                    'tokens; give some K, or shares, such as [8, 16].'
+                )
+            object.__setattr__(self, 'keeps', keeps)
 
     def __str__(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -129,7 +139,7 @@ class Budget:
             keeps = {min(max(round(share * of), least), length) for share in shares}
         else:
             keeps = {resolve_keep(keep, length) for keep in self.keeps}
-            if not keeps or min(keeps) < least or max(keeps) > length:
+            if min(keeps) < least or max(keeps) > length:
                 raise ValueError(
                     f'keeps={list(self.keeps)} of a budget are not all among the '
                     f'{least} to {length} tokens that this encoder can keep; give K '
@@ -138,7 +148,7 @@ class Budget:
         if tokens is not None and tokens < min(keeps):
             raise ValueError(
                 f'mean={self.mean} of a budget is less than the {min(keeps)} tokens '
-                'that an image has at least; give more, or keeps with a smaller K.'
+                f'that an image has at least; give {min(keeps)} or more.'
             )
         return sorted(keeps)
 
@@ -167,6 +177,23 @@ class Budget:
         else:
             place = fewest_that_reach(table, self.aim[1])
         return [keeps[int(i)] for i in place]
+
+
+def plain_numbers(value: Any) -> Any:
+    """What a tensor, an array or a number of numpy holds, as Python's own numbers.
+
+    Args:
+        value (Any): Anything.
+
+    Returns:
+        Any: A number, or a list of them; else ``value`` itself.
+    """
+    return value.tolist() if hasattr(value, 'tolist') else value
+
+
+def _is_number(value: Any) -> bool:
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
 
 
 def fewest_that_reach(table: np.ndarray, aim: float) -> np.ndarray:

@@ -29,6 +29,7 @@ def encode_ragged(
     images: Tensor,
     keep: int | Budget | Sequence[int],
     embedded: EmbeddedImage | None = None,
+    views: int = 1,
 ) -> Ragged:
     """Encode images into a number of tokens of their own each.
 
@@ -40,8 +41,11 @@ def encode_ragged(
             ``decoder``.
         images (Tensor): B×3×H×W in [-1, 1].
         keep (int | Budget | Sequence[int]): K, or what to spend, or K of each image.
+            Views of one image have the same; a budget looks at the first.
         embedded (EmbeddedImage, optional): The same after the convolutions, where that
             is there. Defaults to None.
+        views (int): Of each image: ``images`` are the first views of all, then the
+            second ones, and so on. Defaults to 1.
 
     Returns:
         Ragged: Of ``MergedTokens``.
@@ -56,20 +60,22 @@ def encode_ragged(
         merged = backbone.encode_embedded(embedded, int(keep))
         return Ragged({int(keep): (range(len(images)), merged)})
     if isinstance(keep, Budget):
-        keeps = choose_keeps(parts, images, embedded, keep)
+        first = slice(len(images) // views)
+        seen = embedded._replace(tokens=embedded.tokens[first])
+        keeps = choose_keeps(parts, images[first], seen, keep)
     else:
         keeps = [resolve_keep(one, math.prod(embedded.grid)) for one in keep]
-        if len(keeps) != len(images):
-            raise ValueError(
-                f'keep has {len(keeps)} numbers for {len(images)} images; give one '
-                'for each, or one for all.'
-            )
+    if len(keeps) * views != len(images):
+        raise ValueError(
+            f'keep has {len(keeps)} numbers for {len(images) / views:g} images; give '
+            'one for each, or one for all.'
+        )
     # Not as CUDA graphs: how many images have a K is another number each time.
     encode = type(backbone).encode_embedded
     return Ragged(
         {
             k: (rows, encode(backbone, take_rows_of(embedded, rows), k))
-            for k, rows in rows_by_keep(keeps).items()
+            for k, rows in rows_by_keep(keeps * views).items()
         }
     )
 

@@ -8,6 +8,7 @@ moved to the neighbouring layers where it cannot, so the total is always exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 
 
 def _linear(total: int, layers: int) -> list[int]:
@@ -176,16 +177,17 @@ def resolve_keep(keep: int | float | None, length: int) -> int:
     """Number of tokens from a number, a share of ``length``, or None for all."""
     if keep is None:
         return length
-    if isinstance(keep, bool):
+    if isinstance(keep, bool) or not isinstance(keep, Real):
         raise ValueError(
-            f'keep={keep} is no number of tokens; give K, a share such as 0.25, or '
-            'None for all.'
+            f'keep={keep!r} is no number of tokens; give K, a share such as 0.25, or '
+            'None for all (a Budget, or a list with a K for each image, to the encode '
+            'of a whole tokenizer: model.encode).'
         )
-    if isinstance(keep, float):
+    if not isinstance(keep, Integral):
         if not 0 < keep <= 1:
             raise ValueError(
                 f'keep={keep} is a share outside (0, 1]; give a share such as 0.25, or '
                 'a whole number of tokens.'
             )
         return max(round(keep * length), 1)
-    return keep
+    return int(keep)

@@ -62,22 +62,42 @@ class Ragged:
     def __repr__(self) -> str:
         return f'Ragged({self.keeps})'
 
-    def map(self, work: Callable[..., Any], *others: Ragged) -> Ragged:
+    def map(self, work: Callable[..., Any], *others: Any, **named: Any) -> Ragged:
         """Do something with the images of each K.
 
         Args:
-            work (Callable): From the value of a part, and those of ``others``, to one.
-            *others (Ragged): Of the same images and K.
+            work (Callable): From the value of a part, and those of the others, to one.
+            *others (Any): Of the same images: ragged of the same K, or a tensor B×….
+                What is neither is handed on as it is.
+            **named (Any): The same, by name.
 
         Returns:
             Ragged: Of what was made.
+
+        Raises:
+            ValueError: If the others are of other images or K.
         """
-        return Ragged(
-            {
-                keep: (rows, work(value, *(other.parts[keep][1] for other in others)))
-                for keep, (rows, value) in self.parts.items()
-            }
-        )
+        for other in (*others, *named.values()):
+            self._check(other)
+        made = {}
+        for keep, (rows, value) in self.parts.items():
+            own = (_part(other, keep, rows) for other in others)
+            told = {name: _part(other, keep, rows) for name, other in named.items()}
+            made[keep] = (rows, work(value, *own, **told))
+        return Ragged(made)
+
+    def _check(self, other: Any) -> None:
+        """Refuse what is of other images."""
+        if isinstance(other, Ragged) and other._places != self._places:
+            raise ValueError(
+                f'{other} does not go with {self}; give what has the same images of '
+                'the same K.'
+            )
+        if isinstance(other, Tensor) and other.shape[:1] != (len(self),):
+            raise ValueError(
+                f'a tensor of shape {tuple(other.shape)} does not go with the '
+                f'{len(self)} images of {self}; give a row for each.'
+            )
 
     def join(self) -> Tensor:
         """Tensors that no longer depend on K as one, in the order of the images.
@@ -90,6 +110,13 @@ class Ragged:
         back = torch.empty(len(order), dtype=torch.int64)
         back[order] = torch.arange(len(order))
         return values[back.to(values.device)]
+
+
+def _part(value: Any, keep: int, rows: Rows) -> Any:
+    """What the images of one K have of a value."""
+    if isinstance(value, Ragged):
+        return value.parts[keep][1]
+    return take_rows_of(value, rows)
 
 
 def rows_by_keep(keeps: Sequence[int]) -> dict[int, list[int]]:
