@@ -88,8 +88,9 @@ class ReconstructionInferencer(ImageInferencer):
             for image in inputs
         ]
         asked: dict[int | Budget, list[str]] = {}
-        for k, name in zip(keeps, _keep_names(keeps)):
-            asked.setdefault(self.read_keep(k, grid), []).append(name)
+        read = [self.read_keep(k, grid) for k in keeps]
+        for k, name in zip(read, _keep_names(keeps), strict=True):
+            asked.setdefault(k, []).append(name)
         for one, names in asked.items():
             merged = encode_ragged(parts, images, one, embedded)
             for tokens, (rows, part) in merged.parts.items():
