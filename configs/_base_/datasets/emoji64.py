@@ -23,8 +23,8 @@ data_preprocessor = dict(
 load = dict(type='mergevq_mm.LoadImage')
 # One number would fill the first channel alone: blue.
 white = (255, 255, 255)
-# The mirrored emoji, shifted by up to 4 pixels on its white. Of every second one a
-# part, enlarged; every second one turned; every second one in other colours.
+# The mirrored emoji, shifted by up to 4 pixels on its white; each with a probability of
+# one half a part of it, enlarged, and likewise turned and in other colours.
 shift = dict(type='mmpretrain.RandomCrop', crop_size=64, padding=4, pad_val=white)
 flip = dict(type='mmpretrain.RandomFlip', prob=0.5)
 enlarge = dict(
