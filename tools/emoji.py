@@ -49,7 +49,7 @@ PLAN = Plan(
         'neighbours.png',
         'drawn_*.png',
     ),
-    few={'train': range(0, 3523, 23), 'val': range(0, 564, 6)},
+    few={'train': 23, 'val': 6},
     few_everywhere=True,
     flip=True,
     minutes={
@@ -123,7 +123,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                 f'--tokenizer={args.tokenizer}; leave one of the two away'
             )
         args.tokenizer_only = True
-        name = f'work_dirs/{Path(args.tokenizer).stem}'
+        name = f'{WORK_DIR}_{Path(args.tokenizer).stem}'
     if args.work_dir is None:
         args.work_dir = f'{name}{"_short" if args.short else ""}'
     return args
@@ -147,8 +147,9 @@ def check_tokenizer(path: str) -> None:
     from mergevq_mm.utils.config import load_config
 
     cfg = load_config(str(ROOT / path))
+    model = cfg.get('model') or {}
     wanted = load_config(str(ROOT / PLAN.tokenizer))
-    if cfg.model.type != wanted.model.type or 'features' not in cfg:
+    if model.get('type') != wanted.model.type or 'features' not in cfg:
         raise ValueError(
             f'--tokenizer={path} is no tokenizer of the emoji; give a config that '
             f'inherits from {PLAN.tokenizer}.'
@@ -295,9 +296,14 @@ def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
         generators begin.
     """
     work_dir = Path(args.work_dir)
+    root = data_root()
     with clock.phase('data'):
-        prepare_data(data_root())
-    names = (data_root() / 'meta/groups.txt').read_text().split()
+        prepare_data(root)
+    try:
+        shared.hold_to_data(work_dir, shared.version_of(root), args.resume)
+    except ValueError as error:
+        sys.exit(f'error: {error}')
+    names = (root / 'meta/groups.txt').read_text().split()
     cfg, summary = train_tokenizer(args, clock, names)
     write_summary(work_dir, summary, clock)
     if not args.tokenizer_only:
@@ -322,7 +328,7 @@ def main() -> None:
         data_root()
         check_tokenizer(args.tokenizer)
         shared.clear(work_dir, plan, args.resume)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f'error: {error}')
     clock = Clock(plan, work_dir)
     if plan.minutes:

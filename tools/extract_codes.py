@@ -251,6 +251,7 @@ def prepare(
     from mergevq_mm.datasets.codes import plan_codes
     from mergevq_mm.datasets.codes_writing import start_codes
     from mergevq_mm.models.generators.tokenizer import FrozenTokenizer
+    from mergevq_mm.models.selfsup.mergevq_checks import read_keep_sampler
     from mergevq_mm.models.utils.graphed_methods import use_graphs
     from mergevq_mm.registry import DATASETS
 
@@ -263,8 +264,7 @@ def prepare(
     budget = budget_of(args, keeps=args.keep)
     keeps = tokenizer.candidates(budget) if budget else args.keep
     if keeps is None:
-        target = cfg.model.get('keep') or tokenizer.length
-        keeps = [target if isinstance(target, int) else target['target']]
+        keeps = [read_keep_sampler(cfg.model.get('keep'), tokenizer.length).target]
     data_cfg = dataset_config(cfg, args.split, args.views)
     dataset = DATASETS.build(data_cfg)
     preparation = data_cfg.get('pipeline')

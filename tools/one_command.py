@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ('classifier', 'codes')
+DATA = '.data'  # says in a run's folder what it was trained on
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Plan:
         classifier (str): Config of the judge.
         judge (float): Per cent of the held-out images that the judge must know.
         pictures (Sequence[str]): Patterns of those in the run's folder.
-        few (Mapping[str, Sequence[int]]): Images of a short run by split. Folders are
-            sorted by class: taking each so-manieth image has all classes.
+        few (Mapping[str, int]): Split to n, where a short run takes each n-th image.
+            Folders are sorted by class: so it has all classes.
         few_everywhere (bool): Whether a short run's judge and codes are of few images,
             too.
         flip (bool): Whether generators also learn the mirrored images.
@@ -58,7 +59,7 @@ class Plan:
     classifier: str
     judge: float
     pictures: Sequence[str]
-    few: Mapping[str, Sequence[int]]
+    few: Mapping[str, int]
     few_everywhere: bool = False
     flip: bool = False
     minutes: Mapping[str, float] = field(default_factory=dict)
@@ -100,6 +101,34 @@ def clear(work_dir: Path, plan: Plan, resume: bool = False) -> None:
     mark.write_text(
         f'Files of tools/{plan.name}.py, which it replaces when run again.\n'
     )
+
+
+def version_of(root: Path) -> str:
+    """What the README of a data set says of its version; '' where it says nothing."""
+    lines = (root / 'README.md').read_text(encoding='utf-8').splitlines()
+    return next((line for line in lines if line.startswith('Version ')), '')
+
+
+def hold_to_data(work_dir: Path, data: str, resume: bool) -> None:
+    """Note which data a run is of, and go on with it on no other.
+
+    Args:
+        work_dir (Path): Folder of the run.
+        data (str): What tells them from others.
+        resume (bool): Whether to go on with a run.
+
+    Raises:
+        ValueError: If what is there was trained on others.
+    """
+    note = work_dir / DATA
+    before = note.read_text() if note.is_file() else 'nobody knows which'
+    if resume and before != data and (work_dir / 'last_checkpoint').is_file():
+        raise ValueError(
+            f'work-dir="{work_dir}" was trained on other data ({before}) than are '
+            f'there now ({data}); give another folder, or leave --resume away, and '
+            'what is there is replaced.'
+        )
+    note.write_text(data)
 
 
 def keep_reconstructions(work_dir: Path) -> None:
@@ -167,11 +196,29 @@ def load_config(
     cfg = read_config(ROOT / plan.tokenizer, *flags)
     cfg.randomness.seed = seed
     if short:
-        cfg.train_dataloader.dataset.indices = list(plan.few['train'])
-        for loader in (cfg.val_dataloader, cfg.test_dataloader):
-            loader.dataset.indices = list(plan.few['val'])
+        take_few(cfg, plan)
         cfg.model.discriminator_start = 0
     return cfg
+
+
+def each_nth(dataset: dict, n: int) -> list[int]:
+    """Places of each n-th image of a data set."""
+    from mergevq_mm.registry import DATASETS
+
+    return list(range(0, len(DATASETS.build(dict(dataset, indices=None))), n))
+
+
+def take_few(cfg: Config, plan: Plan) -> None:
+    """Let a config see the images of a short run alone."""
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        n = plan.few['train' if loader is cfg.train_dataloader else 'val']
+        loader.dataset.indices = each_nth(loader.dataset, n)
+
+
+def training_few(plan: Plan) -> list[int]:
+    """Places of the training images that a short run takes."""
+    cfg = read_config(ROOT / plan.tokenizer)
+    return each_nth(cfg.train_dataloader.dataset, plan.few['train'])
 
 
 def train(cfg: Config) -> str:

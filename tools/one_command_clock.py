@@ -57,20 +57,32 @@ class Clock:
         self.minutes = plan.minutes
         self.file = work_dir / SECONDS
         self.seconds: dict[str, float] = {}
+        self.broken: list[str] = []  # phases that were stopped
         if self.file.is_file():
-            self.seconds = json.loads(self.file.read_text())
+            told = json.loads(self.file.read_text())
+            self.seconds, self.broken = told['seconds'], told['broken']
         self.done: set[str] = set()  # phases of this run
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Announce a phase and time it."""
+        """Announce a phase and time it.
+
+        What a stopped one took counts. Of one that had ended the longer time does: that
+        of a training, which is there already, or of a measurement, which is repeated.
+        """
         print(f'[{self.name}] {name} ...{self._left()}', flush=True)
         start, before = time.perf_counter(), self.seconds.get(name, 0.0)
+        stopped = name in self.broken
+        self.broken = sorted({*self.broken, name})
         try:
             yield
+            self.broken.remove(name)
         finally:
-            self.seconds[name] = round(before + time.perf_counter() - start, 1)
-            self.file.write_text(json.dumps(self.seconds))
+            took = time.perf_counter() - start
+            took = before + took if stopped else max(before, took)
+            self.seconds[name] = round(took, 1)
+            told = {'seconds': self.seconds, 'broken': self.broken}
+            self.file.write_text(json.dumps(told))
         self.done.add(name)
         print(f'[{self.name}] {name}: {self.seconds[name]:.0f} s', flush=True)
 

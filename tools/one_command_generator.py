@@ -8,7 +8,16 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from one_command import ROOT, Plan, for_test, read_config, run_tool, train
+from one_command import (
+    ROOT,
+    Plan,
+    for_test,
+    read_config,
+    run_tool,
+    take_few,
+    train,
+    training_few,
+)
 from one_command_clock import Clock
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
@@ -36,7 +45,7 @@ NUMBERS = (
 def train_classifier(
     plan: Plan, work_dir: Path, short: bool
 ) -> tuple[Path, dict[str, float]]:
-    """Train the judge of the drawn images, unless that is done.
+    """Train the judge of the drawn images, or what is left of that.
 
     Args:
         plan (Plan): Of the run.
@@ -60,16 +69,11 @@ def train_classifier(
         cfg.train_cfg.update(max_epochs=4, val_interval=4)
         cfg.default_hooks.checkpoint.interval = 4
         if plan.few_everywhere:
-            cfg.train_dataloader.dataset.indices = list(plan.few['train'])
-            for loader in (cfg.val_dataloader, cfg.test_dataloader):
-                loader.dataset.indices = list(plan.few['val'])
-    found = (
-        find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
-    )
-    if found is None:
-        QuietRunner.from_cfg(cfg).train()
-        found = find_latest_checkpoint(cfg.work_dir)
-    cfg.load_from = found
+            take_few(cfg, plan)
+    cfg.resume = (Path(cfg.work_dir) / 'last_checkpoint').is_file()
+    QuietRunner.from_cfg(cfg).train()
+    found = find_latest_checkpoint(cfg.work_dir)
+    cfg.resume, cfg.load_from = False, found
     cfg.experiment_name = f'{plan.name}_classifier_test'
     metrics = QuietRunner.from_cfg(cfg).test()
     accuracy = float(metrics['accuracy/top1'])
@@ -93,7 +97,7 @@ def extract_codes(
     keeps = [str(keep) for keep in sorted(found)]
     flags = ['--keep', *keeps, *(() if plan.flip else ('--no-flip',))]
     if short and plan.few_everywhere:
-        few = str(list(plan.few['train'])).replace(' ', '')
+        few = str(training_few(plan)).replace(' ', '')
         flags += ['--cfg-options', f'train_dataloader.dataset.indices={few}']
     run_tool('tools/extract_codes.py', plan.tokenizer, checkpoint, out, *flags)
 
@@ -129,7 +133,7 @@ def load_config(
     if short:
         cfg.train_cfg.update(max_epochs=2, val_interval=2)
         if not plan.few_everywhere:  # the codes are of few images already
-            cfg.train_dataloader.dataset.indices = list(plan.few['train'])
+            cfg.train_dataloader.dataset.indices = training_few(plan)
         for metric in cfg.test_evaluator.metrics:
             metric.fake_nums = 100
     return cfg

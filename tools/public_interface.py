@@ -174,7 +174,10 @@ def methods(node: ast.ClassDef) -> list[str]:
         if isinstance(part, ast.FunctionDef) and (
             not part.name.startswith('_') or part.name == '__call__'
         ):
-            property_ = any('property' in ast.unparse(d) for d in part.decorator_list)
+            marks = [ast.unparse(mark) for mark in part.decorator_list]
+            if 'overload' in marks:
+                continue
+            property_ = any('property' in mark for mark in marks)
             how = '' if property_ else signature(part, method=True)
             found.setdefault(part.name, f'    .{part.name}{how}')
     return sorted(found.values())

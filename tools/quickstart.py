@@ -44,7 +44,7 @@ PLAN = Plan(
     classifier='configs/quickstart/lenet5_mnist5k.py',
     judge=97.0,
     pictures=('reconstructions.png', 'samples.png', 'ways.png'),
-    few={'train': range(0, 4000, 10), 'val': range(0, 1000, 10)},
+    few={'train': 10, 'val': 10},
 )
 MARK = PLAN.mark  # in its work directories
 

@@ -91,6 +91,5 @@ custom_hooks = [
     dict(type='mergevq_mm.RunStateHook'),
     dict(type='mergevq_mm.ProgressHook'),
 ]
-# One that is there is whole: the command asks no more.
 default_hooks = dict(checkpoint=dict(interval=8, max_keep_ckpts=1))
 model_wrapper_cfg = None

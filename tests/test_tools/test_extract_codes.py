@@ -216,6 +216,13 @@ def test_without_flip_and_keep_and_of_another_split(tool, files, tmp_path, capsy
     out = capsys.readouterr().out
     assert 'encode: 4/4 (100 %), 0:00:00 left' in out
     assert '4 images, K = 9: 1 of 1 shards are in' in out
+    config = str(files / 'share.py')
+    for keep in (0.25, dict(target=0.25, candidates=[4, 9])):
+        cfg = Config.fromfile(paths[0])
+        cfg.model.keep = keep
+        cfg.dump(config)
+        tool.main([config, *paths[1:2], str(tmp_path / 'share'), '--device', 'cpu'])
+        assert MergeVQCodes(tmp_path / 'share').keeps == (4,)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
@@ -360,15 +361,21 @@ def test_resumes_and_collects(
     arguments = ['--methods', *methods, '--seeds', '0', '1', '--out', str(tmp_path)]
     ran = []
 
-    def fake(todo: list, out: Path, jobs: int) -> list[str]:
+    def fake(todo: list, setting: Any, jobs: int) -> list[str]:
         for cell in todo:
             ran.append((cell.data, cell.method, cell.seed))
-            with cells.file_of(cell.folder(out)) as file:
-                file.write_text(json.dumps(made_up(cell.method, cell.seed)))
+            result = made_up(cell.method, cell.seed)
+            result['version'] = setting.version_of(cell)
+            with cells.file_of(cell.folder(setting.out)) as file:
+                file.write_text(json.dumps(result))
         return []
 
+    def prepare(args: argparse.Namespace) -> Any:
+        return cells.Setting(args.out, tmp_path, tmp_path, version=version)
+
+    version = ''
     monkeypatch.setattr(miniature, 'run_all', fake)
-    monkeypatch.setattr(miniature, 'prepare', lambda args: args.out)
+    monkeypatch.setattr(miniature, 'prepare', prepare)
     with pytest.raises(ValueError, match='no method with all of the seeds'):
         miniature.main([*arguments, '--table-only'])
     assert miniature.main([*arguments, '--data', 'digits', '--seeds', '0']) == 0
@@ -400,6 +407,20 @@ def test_resumes_and_collects(
         folder = tmp_path / ('short' if more else '')
         content = json.loads((folder / 'miniature.json').read_text())
         assert content['short'] == bool(more) and list(content['digits']['rows'])
+    # Nor are those of another version of the emoji.
+    words[words.index('digits')] = 'emoji'
+    for other, number in (('2', 1), ('2', 0), ('3', 1), ('3', 0)):
+        ran.clear()
+        version = other
+        assert miniature.main([*words, str(tmp_path)]) == 0
+        assert ran == [('emoji', 'VQ', 2)] * number
+    words[words.index('2')] = '1'
+    version = '2'
+    assert miniature.main([*words, str(tmp_path)]) == 0
+    words[words.index('1')] = '2'
+    with pytest.raises(ValueError, match=r'of emoji of several versions \(2, 3\)'):
+        words.insert(words.index('2'), '1')
+        miniature.main([*words, str(tmp_path), '--table-only'])
 
 
 def test_failed_cell_names_its_log(tools: Tools, setting: Any, tmp_path: Path) -> None:

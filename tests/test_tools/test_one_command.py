@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import json
 import os
@@ -11,6 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from mergevq_mm.engine import quiet_runner
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / 'tools'))
@@ -18,6 +24,7 @@ sys.path.insert(0, str(REPO / 'tools'))
 import emoji  # noqa: E402
 import one_command  # noqa: E402
 import one_command_clock as clocks  # noqa: E402
+import one_command_generator as stage2  # noqa: E402
 import quickstart  # noqa: E402
 
 SUMMARY = {
@@ -81,6 +88,7 @@ def test_emoji_keeps_what_is_measured(
     """The tokenizer's numbers are on disk before, or without, the generators'."""
     (tmp_path / 'meta').mkdir()
     (tmp_path / 'meta/groups.txt').write_text('faces\nflags\n')
+    (tmp_path / 'README.md').write_text('# Emoji\n\nVersion 2, skin tones: 1.\n')
     monkeypatch.setenv('MERGEVQ_EMOJI', str(tmp_path))
     monkeypatch.setattr(emoji, 'prepare_data', lambda root: None)
     part = {k: v for k, v in SUMMARY.items() if k not in ('generation', 'seconds')}
@@ -101,6 +109,14 @@ def test_emoji_keeps_what_is_measured(
     assert [{k: v for k, v in one.items() if k != 'seconds'} for one in seen] == (
         [] if flags else [part]
     )
+    assert (tmp_path / one_command.DATA).read_text() == 'Version 2, skin tones: 1.'
+    # What was trained on one version goes on with no other.
+    (tmp_path / 'last_checkpoint').touch()
+    args.resume = True
+    emoji.run(args, clocks.Clock(emoji.PLAN, tmp_path))
+    (tmp_path / 'README.md').write_text('Version 3, skin tones: 1.\n')
+    with pytest.raises(SystemExit, match=r'other data \(Version 2, .*now \(Version 3'):
+        emoji.run(args, clocks.Clock(emoji.PLAN, tmp_path))
 
 
 OTHER = 'configs/emoji/mergevq_r_emoji.py'
@@ -108,11 +124,11 @@ OTHER = 'configs/emoji/mergevq_r_emoji.py'
 
 def test_emoji_trains_another_tokenizer_alone() -> None:
     args = emoji.parse_args(['--tokenizer', OTHER])
-    assert args.tokenizer_only and args.work_dir == 'work_dirs/mergevq_r_emoji'
+    assert args.tokenizer_only and args.work_dir == 'work_dirs/emoji_mergevq_r_emoji'
     plan = emoji.plan_of(args)
     assert plan.tokenizer == OTHER and not plan.minutes  # another's time is not known
     short = emoji.parse_args(['--tokenizer', OTHER, '--short'])
-    assert short.work_dir == 'work_dirs/mergevq_r_emoji_short'
+    assert short.work_dir == f'{args.work_dir}_short'
     own = emoji.parse_args(['--tokenizer', emoji.PLAN.tokenizer])
     assert not own.tokenizer_only and own.work_dir == 'work_dirs/emoji'
     assert emoji.plan_of(own) == emoji.PLAN
@@ -137,11 +153,25 @@ def test_emoji_names_a_tokenizer_that_it_cannot_take(
     assert text in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('name', ['judge_emoji', 'mergear_emoji'])
+@pytest.mark.parametrize(
+    'name', ['emoji/judge_emoji', 'emoji/mergear_emoji', '_base_/datasets/emoji64']
+)
 def test_emoji_refuses_what_is_no_tokenizer(name: str) -> None:
     emoji.check_tokenizer(OTHER)
     with pytest.raises(ValueError, match=f'{name}.py is no tokenizer of the emoji'):
-        emoji.check_tokenizer(f'configs/emoji/{name}.py')
+        emoji.check_tokenizer(f'configs/{name}.py')
+
+
+def test_emoji_says_in_a_sentence_what_is_no_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_dir = tmp_path / 'run'
+    command = ['emoji.py', '--tokenizer', 'README.md', '--work-dir', str(work_dir)]
+    monkeypatch.setattr(sys, 'argv', command)
+    monkeypatch.chdir(REPO)
+    with pytest.raises(SystemExit, match='error: Only py'):
+        emoji.main()
+    assert not work_dir.exists()
 
 
 def test_no_folder_of_the_emoji(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +235,60 @@ def test_time_left_follows_the_pace() -> None:
     assert clocks.hours(left) == '15 min' and clocks.hours(161) == '2 h 41 min'
 
 
+def test_a_short_run_takes_what_is_there(tmp_path: Path) -> None:
+    """However many images there are, each n-th, also where one loader is two."""
+    dataset = {'type': 'mergevq_mm.ImageFolder', 'data_root': str(tmp_path)}
+    count = 10
+    for name in ('a', 'b'):
+        (tmp_path / 'train' / name).mkdir(parents=True)
+        for i in range(count // 2):
+            Image.new('RGB', (8, 8)).save(tmp_path / 'train' / name / f'{i}.png')
+    train, val = ({'dataset': dict(dataset, split='train')} for _ in range(2))
+    cfg = Config(dict(train_dataloader=train, val_dataloader=val))
+    cfg.test_dataloader = cfg.val_dataloader
+    plan = dataclasses.replace(emoji.PLAN, few={'train': 3, 'val': 2})
+    one_command.take_few(cfg, plan)
+    assert cfg.train_dataloader.dataset.indices == list(range(0, count, 3))
+    assert cfg.test_dataloader.dataset.indices == list(range(0, count, 2))
+
+
+def test_a_judge_that_was_stopped_is_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint is no judge yet; one that has ended trains no further itself."""
+    seen, folder = [], tmp_path / 'classifier'
+
+    def write_checkpoint(name: str) -> None:
+        folder.mkdir(exist_ok=True)
+        torch.save({'state_dict': {}, 'meta': {}}, folder / name)
+        (folder / 'last_checkpoint').write_text(str(folder / name))
+
+    class Runner:
+        def __init__(self, cfg: Config) -> None:
+            self.cfg = cfg
+
+        @classmethod
+        def from_cfg(cls, cfg: Config) -> Runner:
+            return cls(cfg.copy())
+
+        def train(self) -> None:
+            seen.append(('train', self.cfg.resume))
+            write_checkpoint('epoch_8.pth')
+
+        def test(self) -> dict[str, float]:
+            seen.append(('test', self.cfg.resume, self.cfg.load_from))
+            return {'accuracy/top1': 80.0, 'single-label/recall': 75.0}
+
+    monkeypatch.setattr(quiet_runner, 'QuietRunner', Runner)
+    known = {'classifier': 80.0, 'classifier_recall': 75.0}
+    found = stage2.train_classifier(emoji.PLAN, tmp_path, short=False)
+    assert found == (folder / 'epoch_8.pth', known)
+    write_checkpoint('iter_7.pth')
+    assert stage2.train_classifier(emoji.PLAN, tmp_path, short=False) == found
+    tested = ('test', False, str(folder / 'epoch_8.pth'))
+    assert seen == [('train', False), tested, ('train', True), tested]
+
+
 def test_clock_tells_the_time_left(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -224,10 +308,11 @@ def test_clock_tells_the_time_left(
 
 
 def test_a_run_that_goes_on_knows_how_long_it_took(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its pace is not that of the last part, and its seconds are those of all."""
-    (tmp_path / clocks.SECONDS).write_text('{"data": 60.0, "training": 4560.0}')
+    told = {'seconds': {'data': 60.0, 'training': 4560.0}, 'broken': ['training']}
+    (tmp_path / clocks.SECONDS).write_text(json.dumps(told))
     clock = clocks.Clock(emoji.PLAN, tmp_path)
     for name in ('data', 'training'):
         with clock.phase(name):
@@ -240,7 +325,18 @@ def test_a_run_that_goes_on_knows_how_long_it_took(
     with pytest.raises(KeyboardInterrupt), clock.phase('probe'):
         raise KeyboardInterrupt
     kept = json.loads((tmp_path / clocks.SECONDS).read_text())
-    assert list(kept) == ['data', 'training', 'probe'], 'the part before a stop counts'
+    assert list(kept['seconds']) == ['data', 'training', 'probe']
+    assert kept['broken'] == ['probe'], 'the part before a stop counts'
+    for before, broken, all_of_it in ((100.0, True, 130.0), (100.0, False, 100.0)):
+        told = {'seconds': {'probe': before}, 'broken': ['probe'] * broken}
+        (tmp_path / clocks.SECONDS).write_text(json.dumps(told))
+        clock = clocks.Clock(emoji.PLAN, tmp_path)
+        times = iter((0.0, 30.0))
+        monkeypatch.setattr(clocks.time, 'perf_counter', lambda t=times: next(t))
+        with clock.phase('probe'):
+            pass
+        monkeypatch.undo()
+        assert clock.seconds['probe'] == all_of_it and not clock.broken
 
 
 def test_one_commands_folder_is_not_the_others(tmp_path: Path) -> None:

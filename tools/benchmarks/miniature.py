@@ -117,7 +117,7 @@ def prepare(args: argparse.Namespace) -> Setting:
     """
     sys.path.insert(0, str(ROOT / 'tools'))
     os.chdir(ROOT)
-    from one_command import run_tool
+    from one_command import run_tool, version_of
     from quickstart import TARGETS, WEIGHTS, prepare_data
 
     digits, photographs = Path('data/mnist5k'), Path('data/photographs')
@@ -136,7 +136,9 @@ def prepare(args: argparse.Namespace) -> Setting:
             if not targets[str(root)].is_file():
                 write_train_targets(root, targets[str(root)], WEIGHTS)
     short = {'epochs': 2, 'every': 50, 'neighbours': (10, 20)} if args.short else {}
-    return Setting(args.out, digits, photographs, targets, emoji=emoji, **short)
+    version = version_of(emoji) if 'emoji' in args.data else ''
+    where = (args.out, digits, photographs, targets)
+    return Setting(*where, emoji=emoji, version=version, **short)
 
 
 def write_train_targets(root: Path, file: Path, weights: str) -> None:
@@ -300,6 +302,12 @@ def tables(args: argparse.Namespace) -> str:
         rows = {method: summarise(found) for method, found in results.items()}
         if not rows:
             continue
+        versions = {r.get('version', '') for found in results.values() for r in found}
+        if len(versions) > 1:
+            raise ValueError(
+                f'--out {args.out} holds results of {data} of several versions '
+                f'({", ".join(sorted(versions))}); run without --table-only first.'
+            )
         orders = orderings(rows)
         content[data] = {'rows': rows, 'orderings': orders, 'results': results}
         for ending, group in (
@@ -331,10 +339,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = []
     if not args.table_only:
         cells = plan(args)
-        todo = [c for c in cells if not (c.folder(args.out) / 'result.json').is_file()]
+        setting = prepare(args)
+        todo = [cell for cell in cells if not setting.has(cell)]
         print(f'{len(cells) - len(todo)} of {len(cells)} cells are there already.')
         if todo:
-            failed = run_all(todo, prepare(args), max(args.jobs, 1))
+            failed = run_all(todo, setting, max(args.jobs, 1))
     print(tables(args))
     print(f'written to {args.out / "miniature.md"} and miniature.json')
     for problem in failed:

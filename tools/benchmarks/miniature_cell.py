@@ -197,7 +197,8 @@ def run_cell(cell: Cell, setting: Setting) -> dict[str, Any]:
     init_default_scope('mmpretrain')
     torch.manual_seed(cell.seed)
     np.random.seed(cell.seed)
-    result: dict[str, Any] = {'cell': vars(cell)}
+    version = setting.version_of(cell)
+    result: dict[str, Any] = {'cell': vars(cell), 'version': version}
     cfg = cell_config(cell, setting)
     preprocessor = MODELS.build(cfg.data_preprocessor)
     if cell.method in UNTRAINED:

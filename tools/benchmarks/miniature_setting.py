@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,6 +88,7 @@ class Setting:
         every (int): Take each so-manieth image.
         neighbours (tuple[int, ...]): The k of k-NN.
         emoji (Path): Data root of the emoji.
+        version (str): Of the emoji, which have several.
     """
 
     out: Path
@@ -97,12 +99,25 @@ class Setting:
     every: int = 1
     neighbours: tuple[int, ...] = NEIGHBOURS
     emoji: Path = Path('data/emoji')
+    version: str = ''
 
     def data_root(self, cell: Cell) -> Path:
         """Data root of a cell; three folds of photographs go round."""
         if cell.data != 'photographs':
             return {'digits': self.digits, 'emoji': self.emoji}[cell.data]
         return self.photographs / f'fold{cell.seed % 3}'
+
+    def version_of(self, cell: Cell) -> str:
+        """Version of a cell's data."""
+        return self.version if cell.data == 'emoji' else ''
+
+    def has(self, cell: Cell) -> bool:
+        """Whether the results of a cell are there, on these data."""
+        file = cell.folder(self.out) / 'result.json'
+        if not file.is_file():
+            return False
+        found = json.loads(file.read_text())
+        return found.get('version', '') == self.version_of(cell)
 
 
 # --------------------------------------------------------------------- preparation
