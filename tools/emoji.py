@@ -54,7 +54,7 @@ PLAN = Plan(
     flip=True,
     minutes={
         'data': 1,
-        'training': 76,
+        'training': 72,
         'evaluation': 1,
         'probe': 8,
         'classifier': 11,

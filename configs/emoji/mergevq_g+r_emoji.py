@@ -4,7 +4,7 @@
 # Data      data/emoji with the weights of a frozen EfficientNet-Lite2 and its targets'
 #           mean and deviation, all written by `bash tools/emoji.sh`
 # Hardware  two CPU cores
-# Run by us seed 0, by `bash tools/emoji.sh`; the numbers stand in docs/emoji.md
+# Run by us seeds 0 to 2, by `bash tools/emoji.sh`; the numbers stand in docs/emoji.md
 _base_ = [
     '../_base_/models/mergevq_g+r_d64.py',
     '../_base_/datasets/emoji64.py',
