@@ -203,11 +203,6 @@ class MergeVQ(TwoSidedModel):
             ValueError: If they do not say which image they are of.
         """
         if isinstance(codes, Ragged):
-            if isinstance(group, QuantizedTokens):
-                raise ValueError(
-                    f'codes of {codes} do not go with group of QuantizedTokens, which '
-                    'have one K; give what encode returned with them.'
-                )
             made = codes.map(self.decode, group, grid, **told)
             return made.map(lambda m: m[0]).join(), made.map(lambda m: m[1])
         if isinstance(codes, MergedTokens) and isinstance(group, QuantizedTokens):

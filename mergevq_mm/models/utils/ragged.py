@@ -75,7 +75,7 @@ class Ragged:
             Ragged: Of what was made.
 
         Raises:
-            ValueError: If the others are of other images or K.
+            ValueError: If the others are of other images or K, or of one for all.
         """
         for other in (*others, *named.values()):
             self._check(other)
@@ -97,6 +97,11 @@ class Ragged:
             raise ValueError(
                 f'a tensor of shape {tuple(other.shape)} does not go with the '
                 f'{len(self)} images of {self}; give a row for each.'
+            )
+        if hasattr(other, '_fields'):  # one of our structures
+            raise ValueError(
+                f'{type(other).__name__} of one K do not go with {self}, whose images '
+                'have one each; give what was made of these.'
             )
 
     def join(self) -> Tensor:
