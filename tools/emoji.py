@@ -20,9 +20,12 @@ import one_command as shared
 from emoji_measurements import LITES, probe, vendors_distance
 from emoji_pictures import group_page, interpolation_page, neighbours, token_page
 from one_command import ROOT, Plan, run_tool
-from one_command_clock import Clock, hours
+from one_command_clock import Clock
+from one_command_data import are_targets_fresh, is_whole, version_of
+from one_command_folder import keep_reconstructions
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+from mergevq_mm.utils.fileio import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +44,7 @@ PLAN = Plan(
         'random': 'configs/emoji/randar_emoji.py',
     },
     classifier='configs/emoji/judge_emoji.py',
-    judge=72.2,  # a linear probe of EfficientNet-Lite2 (`probe`)
+    judge=71.6,  # a linear probe of EfficientNet-Lite2 (`probe`)
     pictures=(
         'tokens.png',
         'interpolation.png',
@@ -101,7 +104,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         'configs/emoji/mergevq_r_emoji.py; ends as --tokenizer-only',
     )
     parser.add_argument(
-        '--seed', type=int, default=0, help='of tokenizer and generators. Default: 0'
+        '--seed',
+        type=shared.seed,
+        default=0,
+        help='of tokenizer and generators. Default: 0',
     )
     parser.add_argument(
         '--check',
@@ -170,23 +176,27 @@ def data_root() -> Path:
     return Path(folder)
 
 
-def prepare_data(root: Path) -> None:
+def prepare_data(root: Path) -> str:
     """Write emoji, the weights of two networks and the teacher's targets, each once.
 
     The targets are of the training images: held-out ones do not shape their scale.
 
     Args:
         root (Path): Where to.
+
+    Returns:
+        str: Which version of the emoji it is.
     """
     run_tool('tools/dataset_converters/emoji.py', '--out-dir', root)
     for name in LITES:
         file = root / f'efficientnet_{name}.safetensors'
-        if not file.is_file():
+        if not is_whole(file):
             tool = 'tools/model_converters/efficientnet_lite0_to_timm.py'
             run_tool(tool, file, '--variant', name)
     targets = root / 'teacher.safetensors'
-    if not shared.are_targets_fresh(targets, ROOT / PLAN.tokenizer):
+    if not are_targets_fresh(targets, ROOT / PLAN.tokenizer):
         run_tool('tools/extract_targets.py', PLAN.tokenizer, root / 'train', targets)
+    return version_of(root)
 
 
 # ----------------------------------------------------------------------------- the end
@@ -241,7 +251,7 @@ def train_tokenizer(
         shared.train(cfg)
     with clock.phase('evaluation'):
         metrics, model = shared.evaluate(cfg, plan)
-        shared.keep_reconstructions(work_dir)
+        keep_reconstructions(work_dir)
         vendors = vendors_distance(cfg)
         held_out = cfg.val_dataloader.dataset
         save_png(work_dir / 'tokens.png', token_page(model, held_out, names))
@@ -288,7 +298,7 @@ def train_generators(
     return {'generation': drawn, 'nearest_training_image': copies}
 
 
-def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Train, measure and draw.
 
     Returns:
@@ -296,13 +306,10 @@ def run(args: argparse.Namespace, clock: Clock) -> dict[str, Any]:
         generators begin.
     """
     work_dir = Path(args.work_dir)
-    root = data_root()
-    with clock.phase('data'):
-        prepare_data(root)
-    try:
-        shared.hold_to_data(work_dir, shared.version_of(root), args.resume)
-    except ValueError as error:
-        sys.exit(f'error: {error}')
+    with shared.refusals(OSError, ValueError, SyntaxError):
+        root = data_root()
+        check_tokenizer(args.tokenizer)
+    clock = shared.start(plan_of(args), args, lambda: prepare_data(root))
     names = (root / 'meta/groups.txt').read_text().split()
     cfg, summary = train_tokenizer(args, clock, names)
     write_summary(work_dir, summary, clock)
@@ -316,30 +323,20 @@ def write_summary(work_dir: Path, summary: dict[str, Any], clock: Clock) -> None
     """Write ``summary.json``, with the seconds so far."""
     total = round(sum(clock.seconds.values()), 1)
     summary['seconds'] = {**clock.seconds, 'total': total}
-    (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    content = json.dumps(summary, indent=2) + '\n'
+    write_atomically(content.encode(), work_dir / 'summary.json')
 
 
 def main() -> None:
     args = parse_args()
     os.chdir(ROOT)
-    work_dir = Path(args.work_dir)
-    plan = plan_of(args)
-    try:
-        data_root()
-        check_tokenizer(args.tokenizer)
-        shared.clear(work_dir, plan, args.resume)
-    except (OSError, ValueError) as error:
-        sys.exit(f'error: {error}')
-    clock = Clock(plan, work_dir)
-    if plan.minutes:
-        total = hours(sum(plan.minutes.values()))
-        print(f'[emoji] estimated: {total} on two cores; --resume goes on later.')
-    summary = run(args, clock)
+    with shared.refusals():
+        summary = run(args)
     print(json.dumps(summary, indent=2))
     drawn = '' if args.tokenizer_only else ', neighbours.png, drawn_*.png'
     print(
         '[emoji] wrote summary.json, tokens.png, interpolation.png, '
-        f'reconstructions.png{drawn} into {work_dir}'
+        f'reconstructions.png{drawn} into {args.work_dir}'
     )
     missed = shortfalls(summary) if args.tokenizer == PLAN.tokenizer else []
     for sentence in missed:

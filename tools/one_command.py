@@ -1,22 +1,24 @@
 """What the one-command trainings share: quickstart.py of digits, emoji.py of colour.
 
-A plan names the configs; the steps are here: a work directory of one's own, the time
-left, the tokenizer's training, measurement and probes. Its generators stand in
-one_command_generator.py.
+A plan names the configs; the steps are here: the start, the tokenizer's training,
+measurement and probes. Its folder is that of one_command_folder.py, the time left of
+one_command_clock.py; its generators stand in one_command_generator.py.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from one_command_clock import SECONDS
+import one_command_folder as folder
+from one_command_clock import Clock, hours
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
 
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ('classifier', 'codes')
-DATA = '.data'  # says in a run's folder what it was trained on
 
 
 @dataclass(frozen=True)
@@ -70,73 +70,76 @@ class Plan:
         return f'.{self.name}'
 
 
-# ------------------------------------------------------------------------- folder
+# -------------------------------------------------------------------------- the start
 
 
-def clear(work_dir: Path, plan: Plan, resume: bool = False) -> None:
-    """Remove what an earlier run left: its parts belong to its tokenizer.
-
-    Args:
-        work_dir (Path): Folder of the run.
-        plan (Plan): Whose.
-        resume (bool): Whether to go on with that run: nothing is removed. Defaults to
-            False.
-
-    Raises:
-        ValueError: If the folder holds something that no such run has written.
-    """
-    mark = work_dir / plan.mark
-    if work_dir.is_dir() and any(work_dir.iterdir()) and not mark.is_file():
-        raise ValueError(
-            f'work-dir="{work_dir}" holds files of something else; give a folder that '
-            f'is new, empty or of an earlier {plan.name}.'
-        )
-    if not resume:
-        for name in (*PARTS, *plan.generators):
-            shutil.rmtree(work_dir / name, ignore_errors=True)
-        files = ('*.pth', 'last_checkpoint', 'summary.json', SECONDS, *plan.pictures)
-        for path in (path for name in files for path in work_dir.glob(name)):
-            path.unlink()
-    work_dir.mkdir(parents=True, exist_ok=True)
-    mark.write_text(
-        f'Files of tools/{plan.name}.py, which it replaces when run again.\n'
-    )
+def seed(text: str) -> int:
+    """A seed that numpy takes, for argparse."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f'{value} is no whole number of 0 to 2^32 - 1')
+    return value
 
 
-def version_of(root: Path) -> str:
-    """What the README of a data set says of its version; '' where it says nothing."""
-    lines = (root / 'README.md').read_text(encoding='utf-8').splitlines()
-    return next((line for line in lines if line.startswith('Version ')), '')
-
-
-def hold_to_data(work_dir: Path, data: str, resume: bool) -> None:
-    """Note which data a run is of, and go on with it on no other.
+@contextmanager
+def refusals(*kinds: type[Exception]) -> Iterator[None]:
+    """End in a sentence, not in a traceback, where what somebody gave is refused.
 
     Args:
-        work_dir (Path): Folder of the run.
-        data (str): What tells them from others.
-        resume (bool): Whether to go on with a run.
+        *kinds (type[Exception]): What else is theirs, beside what a training refuses.
+
+    Yields:
+        None: Nothing.
 
     Raises:
-        ValueError: If what is there was trained on others.
+        SystemExit: With the sentence.
     """
-    note = work_dir / DATA
-    before = note.read_text() if note.is_file() else 'nobody knows which'
-    if resume and before != data and (work_dir / 'last_checkpoint').is_file():
-        raise ValueError(
-            f'work-dir="{work_dir}" was trained on other data ({before}) than are '
-            f'there now ({data}); give another folder, or leave --resume away, and '
-            'what is there is replaced.'
-        )
-    note.write_text(data)
+    from mergevq_mm.engine.first_step import TrainingRefused
+    from mergevq_mm.utils.checkpoint_format import UnusableCheckpoint
+
+    try:
+        yield
+    except (TrainingRefused, UnusableCheckpoint, *kinds) as error:
+        sys.exit(f'error: {error}')
 
 
-def keep_reconstructions(work_dir: Path) -> None:
-    """Copy the reconstructions of the last evaluation beside the other pictures."""
-    found = list(work_dir.rglob('reconstruction_test.png'))
-    if found:
-        newest = max(found, key=lambda path: path.stat().st_mtime)
-        shutil.copy(newest, work_dir / 'reconstructions.png')
+def start(
+    plan: Plan, args: argparse.Namespace, prepare: Callable[[], str | None]
+) -> Clock:
+    """Prepare the data of a run, then its folder.
+
+    In this order: what an earlier run left goes when nothing can be refused any more.
+
+    Args:
+        plan (Plan): Of the run.
+        args (Namespace): Its command line.
+        prepare (Callable): Makes the data, and returns what tells them from others.
+
+    Returns:
+        Clock: Of its phases.
+
+    Raises:
+        SystemExit: If the folder is refused.
+    """
+    work_dir = Path(args.work_dir)
+    with refusals(OSError, ValueError):
+        folder.check(work_dir, plan)
+    if plan.minutes:
+        total = hours(sum(plan.minutes.values()))
+        print(f'[{plan.name}] estimated: {total} on two cores; --resume goes on later.')
+    clock = Clock(plan)
+    with clock.phase('data'):
+        data = prepare()
+    begun = {
+        'data': data,
+        'tokenizer': plan.tokenizer,
+        'seed': args.seed,
+        'short': args.short,
+    }
+    with refusals(OSError, ValueError):
+        folder.begin(work_dir, plan, begun, args.resume)
+    clock.keep(work_dir)
+    return clock
 
 
 def run_tool(*arguments: object) -> None:
@@ -148,18 +151,6 @@ def run_tool(*arguments: object) -> None:
     ended = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT)
     if ended.returncode:
         sys.exit(ended.returncode)
-
-
-def are_targets_fresh(path: Path, config: str | Path) -> bool:
-    """Whether the file holds targets of the teacher that the config names."""
-    from mmengine.config import Config
-    from safetensors import safe_open
-
-    if not path.is_file():
-        return False
-    with safe_open(str(path), 'pt') as file:
-        teacher = file.metadata().get('teacher')
-    return teacher == str(Config.fromfile(config).teacher)
 
 
 # -------------------------------------------------------------------------- tokenizer

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mergevq_mm.utils.fileio import write_atomically
+
 if TYPE_CHECKING:
     from one_command import Plan
 
@@ -49,19 +51,57 @@ class Clock:
 
     Args:
         plan (Plan): Of the run.
-        work_dir (Path): Its folder, which keeps the seconds of a run that is stopped.
     """
 
-    def __init__(self, plan: Plan, work_dir: Path) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.name = plan.name
         self.minutes = plan.minutes
-        self.file = work_dir / SECONDS
+        self.folder: Path | None = None
         self.seconds: dict[str, float] = {}
         self.broken: list[str] = []  # phases that were stopped
-        if self.file.is_file():
-            told = json.loads(self.file.read_text())
-            self.seconds, self.broken = told['seconds'], told['broken']
         self.done: set[str] = set()  # phases of this run
+
+    def keep(self, work_dir: Path) -> None:
+        """Have a run's folder from here on, and go on with the seconds it holds.
+
+        Args:
+            work_dir (Path): The folder, which keeps those of a run that is stopped.
+        """
+        self.folder = work_dir
+        try:
+            told = json.loads((work_dir / SECONDS).read_text())
+            before, self.broken = dict(told['seconds']), list(told['broken'])
+        except (OSError, ValueError, KeyError, TypeError):  # none, or no such file
+            before = {}
+        now = {name: max(s, before.get(name, 0.0)) for name, s in self.seconds.items()}
+        self.seconds = {**before, **now}
+        self._write()
+
+    def _write(self) -> None:
+        """Note the seconds in the run's folder, where it has one."""
+        if self.folder is not None:
+            told = {'seconds': self.seconds, 'broken': self.broken}
+            write_atomically(json.dumps(told).encode(), self.folder / SECONDS)
+
+    @contextmanager
+    def _owning(self) -> Iterator[None]:
+        """Lock the run's folder, where it has one, against a second run in it.
+
+        Raises:
+            TrainingRefused: If another one has it.
+        """
+        from mergevq_mm.engine.first_step import refusing
+        from mergevq_mm.engine.work_dir_lock import WorkDirLock
+
+        if self.folder is None:
+            yield
+            return
+        with refusing():
+            lock = WorkDirLock(self.folder)
+        try:
+            yield
+        finally:
+            lock.release()  # or a training within has done so
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -75,14 +115,14 @@ class Clock:
         stopped = name in self.broken
         self.broken = sorted({*self.broken, name})
         try:
-            yield
+            with self._owning():
+                yield
             self.broken.remove(name)
         finally:
             took = time.perf_counter() - start
             took = before + took if stopped else max(before, took)
             self.seconds[name] = round(took, 1)
-            told = {'seconds': self.seconds, 'broken': self.broken}
-            self.file.write_text(json.dumps(told))
+            self._write()
         self.done.add(name)
         print(f'[{self.name}] {name}: {self.seconds[name]:.0f} s', flush=True)
 

@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING
 import one_command as shared
 from one_command import ROOT, Plan, run_tool
 from one_command_clock import Clock
+from one_command_data import are_targets_fresh, is_whole
+from one_command_folder import keep_reconstructions
 
 import mergevq_mm  # noqa: F401  first: makes the installed stack usable
+from mergevq_mm.utils.fileio import write_atomically
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +49,6 @@ PLAN = Plan(
     pictures=('reconstructions.png', 'samples.png', 'ways.png'),
     few={'train': 10, 'val': 10},
 )
-MARK = PLAN.mark  # in its work directories
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -70,7 +72,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='leave out the two generators that draw in few passes',
     )
     parser.add_argument(
-        '--seed', type=int, default=0, help='of tokenizer and generators. Default: 0'
+        '--seed',
+        type=shared.seed,
+        default=0,
+        help='of tokenizer and generators. Default: 0',
     )
     parser.add_argument(
         '--check',
@@ -83,18 +88,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def clear(work_dir: Path, resume: bool = False) -> None:
-    """Remove what an earlier quickstart left; refuse a folder of something else."""
-    shared.clear(work_dir, PLAN, resume)
-
-
 def prepare_data() -> None:
     """Write the digits, the teacher's weights and its targets, each once."""
     if not (ROOT / 'data/mnist5k/val').is_dir():
         run_tool('tools/dataset_converters/mnist5k.py')
-    if not (ROOT / WEIGHTS).is_file():
+    if not is_whole(ROOT / WEIGHTS):
         run_tool('tools/model_converters/efficientnet_lite0_to_timm.py', WEIGHTS)
-    if not shared.are_targets_fresh(ROOT / TARGETS, ROOT / PLAN.tokenizer):
+    if not are_targets_fresh(ROOT / TARGETS, ROOT / PLAN.tokenizer):
         run_tool('tools/extract_targets.py', PLAN.tokenizer, 'data/mnist5k', TARGETS)
 
 
@@ -200,32 +200,34 @@ def shortfalls(summary: dict) -> list[str]:
     )
 
 
-def main() -> None:
-    args = parse_args()
-    os.chdir(ROOT)
+def run(args: argparse.Namespace) -> dict:
+    """Train, measure and draw; what ``summary.json`` has, which is written."""
     work_dir = Path(args.work_dir)
-    try:
-        clear(work_dir, args.resume)
-    except ValueError as error:
-        sys.exit(f'error: {error}')
-    clock = Clock(PLAN, work_dir)
-    with clock.phase('data'):
-        prepare_data()
+    clock = shared.start(PLAN, args, prepare_data)
     cfg = shared.load_config(PLAN, work_dir, args.seed, args.short, args.resume)
     with clock.phase('training'):
         shared.train(cfg)
     with clock.phase('evaluation'):
         metrics, model = shared.evaluate(cfg, PLAN)
-        shared.keep_reconstructions(work_dir)
+        keep_reconstructions(work_dir)
     with clock.phase('probe'):
         accuracy = probe(cfg, model)
     generation = generate(work_dir, args, clock)
     summary = summarise(metrics, accuracy, generation, clock.seconds)
-    (work_dir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    content = json.dumps(summary, indent=2) + '\n'
+    write_atomically(content.encode(), work_dir / 'summary.json')
+    return summary
+
+
+def main() -> None:
+    args = parse_args()
+    os.chdir(ROOT)
+    with shared.refusals():
+        summary = run(args)
     print(json.dumps(summary, indent=2))
     print(
         '[quickstart] wrote summary.json, reconstructions.png, samples.png and '
-        f'ways.png into {work_dir}'
+        f'ways.png into {args.work_dir}'
     )
     missed = shortfalls(summary)
     for sentence in missed:

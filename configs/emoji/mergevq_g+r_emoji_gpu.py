@@ -1,5 +1,5 @@
 # The MergeVQ (G+R) of the emoji for one GPU: convolutions four times and tokens 2.7
-# times as wide, twice as deep, larger batches and more of them.
+# times as wide, twice as deep, with larger batches and more epochs.
 #
 #   python tools/train.py configs/emoji/mergevq_g+r_emoji_gpu.py --fast
 #

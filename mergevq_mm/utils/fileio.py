@@ -47,6 +47,19 @@ def write_atomically(content: bytes, path: str | os.PathLike) -> None:
     _sync_folder(path.parent)
 
 
+def is_taken(folder: str | os.PathLike) -> bool:
+    """Whether a new folder of this name would have to replace something.
+
+    Args:
+        folder (str | PathLike): The name.
+
+    Returns:
+        bool: False if nothing is there, or an empty folder.
+    """
+    folder = Path(folder)
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
 @contextlib.contextmanager
 def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """Fill a folder that nobody sees before it is complete.
@@ -59,11 +72,18 @@ def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
         fail, it goes.
 
     Raises:
-        OSError: If ``folder`` holds something, or cannot be written.
+        OSError: If ``folder`` holds something, or cannot be made.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f'folder "{folder}" cannot be made ({error.strerror}): choose another, or '
+            'make that around it writable',
+        ) from error
     try:
         os.chmod(work, 0o755)  # mkdtemp makes a private folder
         yield work

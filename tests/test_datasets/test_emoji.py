@@ -233,9 +233,19 @@ def test_leaves_what_is_there(packages: Path, tmp_path: Path, capsys) -> None:
     (root / 'README.md').write_text(text.replace('Version 2', 'Version 1'))
     with pytest.raises(FileExistsError, match='emoji of another version'):
         converter.convert(root)
-    (root / 'README.md').unlink()
+    # A copy that was interrupted, and what is no folder.
+    for part in (
+        root / 'README.md',
+        root / 'meta/val_subgroups.txt',
+        *root.rglob('*.png'),
+    ):
+        content = part.read_bytes()
+        part.unlink()
+        with pytest.raises(FileExistsError, match='not a complete copy'):
+            converter.convert(root)
+        part.write_bytes(content)
     with pytest.raises(FileExistsError, match='not a complete copy'):
-        converter.convert(root)
+        converter.convert(root / 'README.md')
     with pytest.raises(ValueError, match='tones=-1 is negative'):
         converter.convert(tmp_path / 'other', tones=-1)
 

