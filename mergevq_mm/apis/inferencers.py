@@ -62,6 +62,7 @@ class ReconstructionInferencer(ImageInferencer):
         Raises:
             ValueError: If a K cannot be reached, or no map can be predicted.
         """
+        from mergevq_mm.models.utils.budget import is_list
         from mergevq_mm.models.utils.budget_signals import encode_ragged
 
         parts = self.parts
@@ -74,7 +75,7 @@ class ReconstructionInferencer(ImageInferencer):
         embedded = parts.backbone.embed(images)  # once, whatever K
         grid = embedded.grid
         keeps: list[int | float | Budget | None]
-        keeps = list(keep) if isinstance(keep, Sequence) else [keep]
+        keeps = list(keep) if is_list(keep) else [keep]
         if not keeps:
             raise ValueError('keep=[] asks for nothing; give at least one K.')
         results: list[dict[str, Any]] = [
@@ -290,7 +291,9 @@ def _keep_name(keep: int | float | Budget | None) -> str:
         return 'own_K'
     if isinstance(keep, Budget):
         name, value = keep.aim
-        return f'{name}{value:g}' + (f'_{keep.by}' if keep.by else '')
+        of_all = name == 'mean' and isinstance(value, float) and value == 1
+        number = '_all' if of_all else f'{value:g}'
+        return f'{name}{number}' + (f'_{keep.by}' if keep.by else '')
     return 'all' if isinstance(keep, float) and keep == 1 else f'K{keep:g}'
 
 

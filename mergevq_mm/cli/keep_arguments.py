@@ -43,8 +43,8 @@ def add_budget(parser: Any, decoder: bool = True) -> None:
         '--mean-tokens',
         type=keep_of,
         metavar='K',
-        help='a K for each image, so many (or such a share) on average over a batch: '
-        f'tokens go where {spent}',
+        help='a K for each image, so many (or such a share) on average over a batch '
+        f'(of images of one size, of large ones fewer): tokens go where {spent}',
     )
     parser.add_argument(
         '--min-similarity',

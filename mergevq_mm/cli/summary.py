@@ -30,9 +30,8 @@ class ReconstructionSummary:
         self.images = self.files = 0
         self._table: list[tuple[Any, ...]] = []
         self._shown: list[Any] = []
-        # By the place of a K among those that were asked for: a share is another K for
-        # each size.
-        self._by_place: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        # By what was asked for: a share is another K for each size.
+        self._by_request: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def add(self, result: dict[str, Any], number: int) -> list[str]:
         """Note a result.
@@ -54,9 +53,10 @@ class ReconstructionSummary:
             shown = {keep: (one['image'], one['psnr']) for keep, one in made.items()}
             self._shown.append(SheetRow(result['name'], result['original'], shown))
         lines = []
-        for place, (keep, one) in enumerate(made.items()):
+        for keep, one in made.items():
             numbers = {name: one[name] for name in COLUMNS[5:]}
-            self._by_place[place].append({'K': keep, **numbers})
+            for request in one['asked']:
+                self._by_request[request].append({'K': keep, **numbers})
             self._table.append(
                 (result['name'], result['source'], width, height, keep)
                 + tuple(numbers.values())
@@ -70,13 +70,13 @@ class ReconstructionSummary:
         return lines if number <= LISTED else []
 
     def means(self) -> list[str]:
-        """A line for each K that was asked for.
+        """A line for each K that was asked for; one for requests that came to the same.
 
         Returns:
             list[str]: With the means over the images.
         """
         lines = []
-        for rows in self._by_place.values():
+        for rows in self._by_request.values():
             keeps = [row['K'] for row in rows]
             mean = {name: np.mean([row[name] for row in rows]) for name in COLUMNS[5:]}
             named = f'{min(keeps)}'
@@ -87,7 +87,7 @@ class ReconstructionSummary:
                 f'{mean["code_bits"]:.0f} + {mean["map_bits"]:.0f} bits, '
                 f'{mean["bpp"]:.4f} a pixel'
             )
-        return lines
+        return list(dict.fromkeys(lines))
 
     def write(self, folder: Path, task: str, inputs: Collection[str]) -> None:
         """Write the table and the contact sheet.

@@ -37,7 +37,8 @@ class SameKeepBatchSampler(Sampler):
             Defaults to False: one more, if images are left over without a K.
 
     Raises:
-        ValueError: If the data set does not know a K of its samples.
+        ValueError: If the data set does not know a K of its samples, or a batch has no
+            images.
     """
 
     same_keep = True
@@ -45,7 +46,11 @@ class SameKeepBatchSampler(Sampler):
     def __init__(
         self, sampler: Sampler, batch_size: int, drop_last: bool = False
     ) -> None:
-        self.keeps = keeps_of(sampler.dataset)
+        if batch_size < 1:
+            raise ValueError(f'batch_size={batch_size} makes no batch; give 1 or more.')
+        # torch's own samplers call it so.
+        dataset = getattr(sampler, 'dataset', getattr(sampler, 'data_source', None))
+        self.keeps = keeps_of(dataset)
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last

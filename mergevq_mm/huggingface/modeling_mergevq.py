@@ -160,6 +160,11 @@ class MergeVQModel(PreTrainedModel):
             MergeVQOutput | tuple[Tensor, ...]: See there.
         """
         merged, quantized = self.encode(pixel_values, keep)
+        if not isinstance(merged, tuple):
+            raise ValueError(
+                f'keep={keep} gives each image a K of its own, which do not fit into '
+                'one tensor; call encode, or give one number.'
+            )
         made = MergeVQOutput(
             last_hidden_state=merged.tokens,
             pooler_output=merged.cls,

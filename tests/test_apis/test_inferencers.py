@@ -99,6 +99,16 @@ def test_a_budget_gives_each_image_its_tokens(model: MergeVQ, tmp_path: Path) ->
     assert [one['cls'].shape for one in features] == [(tiny.DIMS,)] * 4
 
 
+def test_one_token_and_all_of_them_are_two_requests(model: MergeVQ) -> None:
+    infer = _quiet('ReconstructionInferencer', model)
+    asked = [Budget(mean=8), Budget(mean=1.0), 1.0]
+    made = infer([PIXELS], keep=asked)[0]['reconstructions']
+    names = [name for one in made.values() for name in one['asked']]
+    assert names == ['mean8', 'mean_all', 'all']
+    with pytest.raises(ValueError, match="keep='all' is no number of tokens"):
+        infer([PIXELS], keep='all')
+
+
 def test_a_budget_names_its_folder(model: MergeVQ, tmp_path: Path) -> None:
     """Requests that meet at one K both have their picture."""
     infer = _quiet('ReconstructionInferencer', model)

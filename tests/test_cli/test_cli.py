@@ -112,7 +112,10 @@ def test_reconstruct_a_folder(
         f'{mean["code_bits"]:.0f} + {mean["map_bits"]:.0f} bits, {mean["bpp"]:.4f} a '
         'pixel'
     )
-    assert lines[1].startswith('mean of 6: K = 8, PSNR ')
+    every = [row for row in asked[1]]  # of both sizes
+    psnr = np.mean([float(row['psnr']) for row in every])
+    assert len(every) == 12
+    assert lines[1].startswith(f'mean of 12: K = 8, PSNR {psnr:.2f} dB, ')
     kinds = ['K0.5', 'K8', 'merge_K0.5', 'merge_K8', 'strip']  # whatever size
     written = ['contact_sheet.png', 'summary.csv']
     assert sorted(p.name for p in out.iterdir()) == sorted(kinds + written)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from torch.utils.data import RandomSampler
 
 from mergevq_mm.datasets import SameKeepBatchSampler
 
@@ -64,6 +65,15 @@ def test_batches_of_ranks_and_without_an_end() -> None:
     assert {len(batch) for batch in found} == {4}
     share = np.mean([dataset.keep_of(batch[0]) == 4 for batch in found])
     assert abs(share - np.mean(np.array(KEEPS) == 4)) < 0.05
+
+
+def test_samplers_of_torch_and_batches_of_nothing() -> None:
+    dataset = Images([4, 8] * 4)
+    batches = SameKeepBatchSampler(RandomSampler(dataset), 2)
+    assert sorted(idx for batch in batches for idx in batch) == list(range(8))
+    for batch_size in (0, -1):
+        with pytest.raises(ValueError, match=f'batch_size={batch_size} makes no batch'):
+            SameKeepBatchSampler(RandomSampler(dataset), batch_size)
 
 
 def test_images_of_all_k_are_refused() -> None:

@@ -190,6 +190,8 @@ def test_with_the_package(
         with torch.no_grad():
             assert_equal(dict(one(pixels, keep=9)), right['seen'])
             assert len(one(pixels, return_dict=False)) == 5
+            with pytest.raises(ValueError, match=r'keep=\[9\] gives each image a K of'):
+                one(pixels, keep=[9])
     # What transformers saves, both load again; with the code.
     model.save_pretrained(tmp_path / 'saved')
     prepare.save_pretrained(tmp_path / 'saved')

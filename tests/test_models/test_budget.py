@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,6 +128,10 @@ def test_similarity_is_that_of_the_pairs_that_merge() -> None:
         (dict(mean=12, keeps='8'), "keeps='8' of a budget is no list of numbers"),
         (dict(mean=12, keeps=['8']), r"keeps=\['8'\] of a budget is no list of num"),
         (dict(mean=12, keeps=[]), r'keeps=\[\] of a budget is no list of numbers'),
+        (dict(mean=12, keeps=b'8'), "keeps=b'8' of a budget is no list of numbers"),
+        (dict(mean=12, keeps={8: 1}), r'keeps=\{8: 1\} of a budget is no list of num'),
+        (dict(mean=12, keeps=[10**400]), 'of a budget is no list of numbers'),
+        (dict(psnr=10**400), 'of a budget is no number; give one'),
     ],
 )
 def test_budgets_that_say_nothing_are_refused(given: dict, message: str) -> None:
@@ -142,6 +147,26 @@ def test_numbers_of_numpy_and_torch_are_numbers() -> None:
     whole = Budget(mean=np.int64(1), keeps=[np.int64(4), torch.tensor(8)])
     assert whole.tokens(64) == 1 and whole.keeps == (4, 8)
     assert str(Budget(psnr=torch.tensor(20.5))) == 'Budget(psnr=20.5)'
+
+
+def test_a_share_of_one_is_not_one_token() -> None:
+    one, whole = Budget(mean=1), Budget(mean=1.0)
+    assert one != whole and len({one, whole}) == 2
+    assert (one.tokens(64), whole.tokens(64)) == (1, 64)
+    assert Budget(psnr=20, keeps=[1, 8]) != Budget(psnr=20, keeps=[1.0, 8])
+    assert Budget(mean=8.0) == Budget(mean=8) and str(Budget(mean=8.0)).endswith('=8)')
+    assert Budget(mean=8) != 8 and Budget(mean=Fraction(1, 4)).tokens(64) == 16
+
+
+@pytest.mark.parametrize('wrong', [np.nan, np.inf, -np.inf])
+def test_an_image_without_a_quality_spends_nothing(wrong: float) -> None:
+    """One that overflows is not to take what its neighbours could use."""
+    table = np.array([[10.0, 20.0, 30.0], [10.0, 20.0, 21.0]])
+    spoilt = np.insert(table, 1, [5.0, wrong, 30.0], axis=0)
+    for budget in (Budget(mean=8), Budget(mean=8, by='error'), Budget(psnr=20.0)):
+        first, second = budget.choose(table, [4, 8, 12], 16)
+        alone = Budget(**{**vars(budget), 'mean': budget.mean and 20 / 3})
+        assert alone.choose(spoilt, [4, 8, 12], 16) == [first, 4, second]
 
 
 def test_candidates() -> None:
@@ -184,8 +209,16 @@ def test_ragged_has_the_images_in_order() -> None:
     column = values.unsqueeze(1)
     mixed = ragged.map(lambda a, b, c, d: (a + b) * c + d, column, 2, d=ragged)
     assert torch.equal(mixed.join(), 5 * column)
-    with pytest.raises(IndexError, match='image 5 of a batch of 5'):
+    assert ragged[torch.tensor(1)].item() == ragged[np.int64(1)].item() == 1
+    with pytest.raises(IndexError, match='image 5 of a batch of 5; give 0 to 4'):
         ragged[5]
+    with pytest.raises(TypeError, match='slice'):
+        ragged[1:3]
+    wide = Ragged({k: (r, torch.zeros(len(r), k)) for k, r in rows.items()})
+    with pytest.raises(ValueError, match=r'are \(1, 2\), \(2, 4\), .* do not join'):
+        wide.join()
+    with pytest.raises(ValueError, match='are tuple, tuple, tuple, which do not join'):
+        wide.map(lambda part: (part,)).join()
     with pytest.raises(ValueError, match=r'shape \(4,\) does not go with the 5 images'):
         ragged.map(torch.add, values[:4])
     other = Ragged({k: (r, values[r]) for k, r in rows_by_keep(keeps[::-1]).items()})
@@ -267,6 +300,8 @@ def test_a_map_is_predicted_as_for_each_image_alone(images: Tensor) -> None:
         model.decode(merged, None, labels=labels[:2])
     with pytest.raises(ValueError, match='QuantizedTokens of one K do not go with Rag'):
         model.decode(merged, model.encode(images, 16)[1])
+    with pytest.raises(ValueError, match='labels of type list are no tensor; give cla'):
+        model.decode(merged, None, labels=[3, 0, 1, 2, 0])
 
 
 @torch.no_grad()
@@ -277,8 +312,34 @@ def test_numbers_of_tokens_may_be_a_tensor_or_an_array(
         assert model.encode(images[:2], keeps)[0].keeps == [4, 8]
     assert model.encode(images[:2], torch.tensor(4))[0].tokens.shape[1] == 4
     assert model.encode(images[:2], np.float32(0.5))[0].tokens.shape[1] == 8
+    scalars = [torch.tensor(4), np.float64(0.5)]
+    assert model.encode(images[:2], scalars)[0].keeps == [4, 8]
     with pytest.raises(ValueError, match=r'keep=\[4, 8\] is no number of tokens; give'):
         model.encode(images[:2], torch.tensor([[4, 8]]))
+    with pytest.raises(ValueError, match="keep='12' is no number of tokens; give K"):
+        model.encode(images[:2], '12')
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    'keep',
+    [8, [], Budget(mean=8), Budget(psnr=20.0), Budget(mean=0.5, by='similarity')],
+)
+def test_a_batch_of_no_images(
+    model: MergeVQ, images: Tensor, keep: int | list | Budget
+) -> None:
+    made = model.reconstruct(images[:0], keep)
+    assert made.shape == (0, 3, SIZE, SIZE) and made.dtype == images.dtype
+    with pytest.raises(ValueError, match='keep has 2 numbers for 0 images; give one'):
+        model.encode(images[:0], [4, 8])
+
+
+@torch.no_grad()
+def test_a_compiled_encoder_takes_a_budget(model: MergeVQ, images: Tensor) -> None:
+    parts = SimpleNamespace(**dict(model.named_children()))
+    parts.backbone = torch.compile(parts.backbone)
+    found = encode_ragged(parts, images, Budget(mean=8))
+    assert found.keeps == model.encode(images, Budget(mean=8))[0].keeps
 
 
 @torch.no_grad()
@@ -301,8 +362,9 @@ def test_views_of_an_image_have_the_k_of_the_first(
     both = torch.cat([images, images.flip(-1)])
     assert encode_ragged(parts, both, budget, views=2).keeps == keeps * 2
     assert model.encode(both, budget)[0].keeps != keeps * 2
-    with pytest.raises(ValueError, match='keep has 3 numbers for 3.5 images; give one'):
-        encode_ragged(parts, both[:7], budget, views=2)
+    for views in (2, 0, -1, 1.0):
+        with pytest.raises(ValueError, match=f'views={views} of 7 images in all; give'):
+            encode_ragged(parts, both[:7], budget, views=views)
 
 
 @torch.no_grad()

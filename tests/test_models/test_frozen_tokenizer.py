@@ -68,6 +68,17 @@ def test_a_budget_gives_the_codes_of_its_model(model, tokenizer):
         again = tokenizer.encode(x, keeps)
         assert all(torch.equal(a.index, b.index) for a, b in zip(again, found))
     assert tokenizer.candidates(budget) == [4, 5, 6, 7, 8, 9, 11, 12, 13, 16]
+    index = found.map(lambda one: one.index)
+    made = tokenizer.decode(index, complete=False)
+    scores = index.map(tokenizer.source_scores)
+    for i, one in enumerate(index):
+        alone = tokenizer.decode(one, complete=False)
+        torch.testing.assert_close(made[i : i + 1], alone, rtol=0, atol=1e-5)
+        torch.testing.assert_close(scores[i], tokenizer.source_scores(one))
+    with pytest.raises(ValueError, match=r'has a K for each image; map this over it'):
+        tokenizer.source_scores(index)
+    with pytest.raises(ValueError, match='does not fill a grid of 4x4'):
+        tokenizer.decode(index)
     with pytest.raises(ValueError, match='images of 10x10 pixels do not fit'):
         tokenizer.encode(images(size=10), budget)
 

@@ -21,7 +21,7 @@ from ..backbones.mergevq_encoder import MergeVQEncoder
 from ..decoders.mergevq_decoder import MergeVQDecoder
 from ..necks.source_recovery import GroupMapRecovery, SourceRecovery
 from ..quantizers.lfq import LFQ
-from ..utils.budget import Budget, plain_numbers
+from ..utils.budget import Budget, is_list, plain_numbers
 from ..utils.budget_signals import encode_ragged
 from ..utils.frozen import FrozenModel
 from ..utils.merge_schedule import least_keep
@@ -159,7 +159,7 @@ class FrozenTokenizer(FrozenModel):
             ValueError: If the images have another size, or K cannot be reached.
         """
         keep = plain_numbers(keep)
-        if not isinstance(keep, (Budget, Sequence)):
+        if not (isinstance(keep, Budget) or is_list(keep)):
             return self.encode_each(images, [keep])[0]
         parts = self._checked(images)
         with no_autocast(images):
@@ -212,17 +212,18 @@ class FrozenTokenizer(FrozenModel):
 
     def decode(
         self,
-        index: Tensor,
+        index: Tensor | Ragged,
         grid: tuple[int, int] | None = None,
         complete: bool = True,
-        labels: Tensor | None = None,
-        first: Tensor | None = None,
+        labels: Tensor | Ragged | None = None,
+        first: Tensor | Ragged | None = None,
     ) -> Tensor:
         """Images of codes.
 
         Args:
-            index (Tensor): int64; B×L, a code for each raster position, where
+            index (Tensor | Ragged): int64; B×L, a code for each raster position, where
                 ``complete``; else B×K, and the learned recovery finds their places.
+                Ragged where the images have a K each, and ``first`` with it.
             grid (tuple[int, int], optional): Rows and columns of the raster. Defaults
                 to None, the tokenizer's.
             complete (bool): Defaults to True.
@@ -240,6 +241,8 @@ class FrozenTokenizer(FrozenModel):
                 a code is out of range, or the first places contradict each other.
         """
         rows, columns = grid = self.grid if grid is None else (grid[0], grid[1])
+        if isinstance(index, Ragged):
+            return index.map(self.decode, grid, complete, labels, first).join()
         if index.ndim != 2 or not 1 <= index.shape[1] <= rows * columns:
             raise ValueError(
                 f'index of shape {tuple(index.shape)} is not the codes of images; give '
@@ -279,7 +282,15 @@ class FrozenTokenizer(FrozenModel):
 
         Returns:
             Tensor: B×L×K float32.
+
+        Raises:
+            ValueError: If the images have a K each.
         """
+        if isinstance(index, Ragged):
+            raise ValueError(
+                f'index of {index} has a K for each image; map this over it: '
+                'index.map(tokenizer.source_scores).'
+            )
         parts = self._ready()
         neck = parts.neck
         assert not isinstance(neck, GroupMapRecovery)  # for who has `learned_recovery`

@@ -237,6 +237,11 @@ class SourceRecovery(BaseModule):
                 f'labels of shape {tuple(labels.shape)} tell a SourceRecovery of '
                 'num_classes=0 nothing; leave them out, or train one that takes them.'
             )
+        if not isinstance(labels, Tensor):
+            raise ValueError(
+                f'labels of type {type(labels).__name__} are no tensor; give classes, '
+                f'int64, of the {batch} images that have this K.'
+            )
         if tuple(labels.shape) != (batch,):
             raise ValueError(
                 f'labels of shape {tuple(labels.shape)} do not go with the codes of '

@@ -19,7 +19,7 @@ from ..losses.adversarial import LeCAM, hinge_discriminator_loss
 from ..necks.source_recovery import GroupMapRecovery, SourceRecovery
 from ..quantizers.lfq import LFQ
 from ..target_generators.ema_teacher import EMATeacher
-from ..utils.budget import Budget, plain_numbers
+from ..utils.budget import Budget, is_list, plain_numbers
 from ..utils.budget_signals import encode_ragged
 from ..utils.labels import class_labels
 from ..utils.merge_schedule import clip_removed, merge_schedule, share_schedule
@@ -165,7 +165,7 @@ class MergeVQ(TwoSidedModel):
         if not self.training:  # what a pipeline makes needs no look at each value
             check_images(images)
         keep = plain_numbers(keep)
-        if isinstance(keep, (Budget, Sequence)):
+        if isinstance(keep, Budget) or is_list(keep):
             merged = encode_ragged(self, images, keep)
             return merged, merged.map(lambda part: self.quantizer(part.tokens))
         return self._encode(images, keep)

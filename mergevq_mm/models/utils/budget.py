@@ -13,14 +13,18 @@ one that chooses the number of tokens by image.)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
-from typing import Any
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .merge_schedule import resolve_keep
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 SIGNALS = ('psnr', 'error', 'similarity')
 # What is chosen from: of L for a quality, and of the mean. How well an image comes back
@@ -29,7 +33,7 @@ SHARES = tuple(2 ** (-i / 4) for i in range(16, -1, -1))
 AROUND = tuple(i / 12 for i in (6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Budget:
     """How many tokens the images of a batch may have: a K for each of them.
 
@@ -75,6 +79,8 @@ class Budget:
         name, value = self.aim
         if not _is_number(value):
             raise ValueError(f'{name}={value!r} of a budget is no number; give one.')
+        if name == 'mean' and value > 1 and value == int(value):
+            object.__setattr__(self, 'mean', int(value))  # 8.0 are 8, but 1.0 is all
         if name == 'mean' and value <= 0:
             raise ValueError(
                 f'mean={value} of a budget leaves no tokens; give a number of them, or '
@@ -91,8 +97,7 @@ class Budget:
                 f'of {", ".join(SIGNALS)}, and leave it out beside a quality.'
             )
         if self.keeps is not None:
-            keeps = self.keeps if isinstance(self.keeps, Iterable) else ()
-            keeps = tuple(map(plain_numbers, keeps))
+            keeps = tuple(map(plain_numbers, self.keeps)) if is_list(self.keeps) else ()
             if not keeps or not all(map(_is_number, keeps)):
                 raise ValueError(
                     f'keeps={self.keeps!r} of a budget is no list of numbers of '
@@ -104,6 +109,13 @@ class Budget:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         given = (f'{k}={v!r}' for k, v in values.items() if v is not None)
         return f'Budget({", ".join(given)})'
+
+    # By its words: as numbers a share of 1.0 and one token are equal.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Budget) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
 
     @property
     def aim(self) -> tuple[str, float]:
@@ -154,12 +166,15 @@ class Budget:
 
     def tokens(self, length: int) -> float | None:
         """The mean as a number of tokens: up to 1.0 it is a share of L."""
-        if isinstance(self.mean, float) and self.mean <= 1:
-            return self.mean * length
-        return self.mean
+        if self.mean is None or isinstance(self.mean, Integral) or self.mean > 1:
+            return self.mean
+        return float(self.mean * length)
 
     def choose(self, table: np.ndarray, keeps: Sequence[int], length: int) -> list[int]:
         """K of each image.
+
+        An image whose values are not all finite gets the fewest tokens; the others do
+        not notice.
 
         Args:
             table (np.ndarray): Of each image at each K, B×C: PSNR in dB, or similarity.
@@ -170,6 +185,7 @@ class Budget:
             list[int]: B of ``keeps``.
         """
         mean = self.tokens(length)
+        table = np.where(np.isfinite(table).all(axis=1, keepdims=True), table, 0.0)
         if mean is not None:
             if self.by == 'error':
                 table = -(10.0 ** (-table / 10))
@@ -177,6 +193,11 @@ class Budget:
         else:
             place = fewest_that_reach(table, self.aim[1])
         return [keeps[int(i)] for i in place]
+
+
+def is_list(keep: object) -> TypeIs[Sequence[Any]]:
+    """Whether somebody gave several numbers, in a list or the like."""
+    return isinstance(keep, Sequence) and not isinstance(keep, (str, bytes))
 
 
 def plain_numbers(value: Any) -> Any:
@@ -192,8 +213,9 @@ def plain_numbers(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
+    most = sys.float_info.max  # of what arithmetic here can hold; NaN is not below it
     real = isinstance(value, Real) and not isinstance(value, bool)
-    return real and math.isfinite(value)
+    return real and -most <= value <= most
 
 
 def fewest_that_reach(table: np.ndarray, aim: float) -> np.ndarray:

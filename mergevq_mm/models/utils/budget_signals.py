@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mergevq_mm.utils.distributed import unwrap
 
-from .budget import Budget
+from .budget import Budget, plain_numbers
 from .group_map import recover_tokens
 from .merge_schedule import least_keep, resolve_keep
 from .parts import Encoder, Parts
@@ -51,11 +51,19 @@ def encode_ragged(
         Ragged: Of ``MergedTokens``.
 
     Raises:
-        ValueError: If a K cannot be reached, numbers are missing, or there is no
-            decoder where one is needed.
+        ValueError: If a K cannot be reached, numbers are missing, there is no decoder
+            where one is needed, or the images are not so many views.
     """
+    if not isinstance(views, Integral) or views < 1 or len(images) % views:
+        raise ValueError(
+            f'views={views} of {len(images)} images in all; give a whole number that '
+            'divides them.'
+        )
     backbone = unwrap(parts.backbone)
     embedded = backbone.embed(images) if embedded is None else embedded
+    length = math.prod(embedded.grid)
+    if not len(images) and not isinstance(keep, Integral):  # a part, of no images
+        keep = length if isinstance(keep, Budget) or not len(keep) else keep
     if isinstance(keep, (int, Integral)):  # numpy's whole numbers, too
         merged = backbone.encode_embedded(embedded, int(keep))
         return Ragged({int(keep): (range(len(images)), merged)})
@@ -64,13 +72,14 @@ def encode_ragged(
         seen = embedded._replace(tokens=embedded.tokens[first])
         keeps = choose_keeps(parts, images[first], seen, keep)
     else:
-        keeps = [resolve_keep(one, math.prod(embedded.grid)) for one in keep]
+        keeps = [resolve_keep(plain_numbers(one), length) for one in keep]
     if len(keeps) * views != len(images):
         raise ValueError(
             f'keep has {len(keeps)} numbers for {len(images) / views:g} images; give '
             'one for each, or one for all.'
         )
     # Not as CUDA graphs: how many images have a K is another number each time.
+    backbone = getattr(backbone, '_orig_mod', backbone)  # of torch.compile
     encode = type(backbone).encode_embedded
     return Ragged(
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,8 +51,11 @@ class Ragged:
 
     def __getitem__(self, i: int) -> Any:
         """What image i has, a batch of one."""
+        i = operator.index(i)
         if not -len(self) <= i < len(self):
-            raise IndexError(f'image {i} of a batch of {len(self)}')
+            raise IndexError(
+                f'image {i} of a batch of {len(self)}; give 0 to {len(self) - 1}.'
+            )
         keep, place = self._places[i % len(self)]
         return take_rows_of(self.parts[keep][1], [place])
 
@@ -109,8 +113,22 @@ class Ragged:
 
         Returns:
             Tensor: B×….
+
+        Raises:
+            ValueError: If they do depend on it.
         """
-        values = torch.cat([value for _, value in self.parts.values()])
+        parts = [value for _, value in self.parts.values()]
+        shapes = {getattr(value, 'shape', ())[1:] for value in parts}
+        if len(shapes) != 1 or not all(isinstance(value, Tensor) for value in parts):
+            found = ', '.join(
+                str(tuple(v.shape)) if isinstance(v, Tensor) else type(v).__name__
+                for v in parts
+            )
+            raise ValueError(
+                f'parts of {self} are {found}, which do not join to one tensor; map '
+                'them to tensors of one shape first, or take them image by image.'
+            )
+        values = torch.cat(parts)
         order = [row for rows, _ in self.parts.values() for row in rows]
         back = torch.empty(len(order), dtype=torch.int64)
         back[order] = torch.arange(len(order))
