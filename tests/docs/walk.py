@@ -73,7 +73,7 @@ SHORTER = {
     r'benchmarks/editing\.py': '--number 10',
     r'benchmarks/tax\.py': '--steps 2 --memory-steps 2',
     r'benchmarks/budget\.py': '--number 16 --repeats 1',
-    r'miniature\.py': '--short --data digits --methods G+R --seeds 0',
+    r'miniature\.py': '--short --data digits --ablations-on --methods G+R --seeds 0',
     r'benchmarks/generation\.py': '--batch 1 2 --repeats 1',
     r'tradeoff\.py': f'--repeats 1 --time-batch 2 --cfg-options {FEW}',
     r'knn\.py .*mnist5k|extract_features\.py .*mnist5k': f'--cfg-options {FEW}',
